@@ -66,9 +66,7 @@ class KernelSpecification:
         return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def parse_specification(
-    *, name: str, document: Mapping[str, Any], resource_dir: str, python: str
-) -> KernelSpecification:
+def parse_specification(*, name: str, document: Mapping[str, Any], resource_dir: str, python: str) -> KernelSpecification:
     """Check one `kernel.json`.
 
     `python` is the interpreter that stands for a bare `python` in `argv[0]`, as jupyter_client does it.
@@ -101,7 +99,8 @@ def parse_specification(
     argv = tuple(part.replace("{resource_dir}", resource_dir) for part in argv)
     if not any("{connection_file}" in part for part in argv):
         raise ConfigurationError(
-            "argv has no {connection_file}. The kernel learns its ports and key from that file: add it to argv.", field="argv"
+            "argv has no {connection_file}. The kernel learns its ports and key from that file: add it to argv.",
+            field="argv",
         )
     env = _mapping(document.get("env", {}), "env")
     for key, value in env.items():
