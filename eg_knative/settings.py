@@ -16,8 +16,9 @@ class LocalSettings:
 
     `run_directory`: private (0700) directory of members' sockets, records and logs; the next gateway adopts from it.
     `maximum_processes`: members (each a launcher and its kernel) that may run at once, claimed ones included.
-    `maximum_memory_bytes`: the pool refills only while the machine has more than this share free; None: no limit.
     `minimum_free_memory_bytes`: no member is started for the pool when less than this is available.
+    `unclaimed_timeout_seconds`, `abandoned_timeout_seconds`: a launcher that no gateway holds ends itself after so long,
+    before and after it is claimed.
     """
 
     run_directory: Path
@@ -31,9 +32,10 @@ class LocalSettings:
 class PoolSettings:
     """What holds for every pool of this gateway.
 
-    `size`: floor and ceiling of kernelspecs that set neither. `refill_per_second`: members started for the pool, at most.
-    `concurrent_starts`: members booting for the pool at once. `boot_timeout_seconds`: a member that is not ready by then is retired.
-    `total`: ready and booting members of all pools together, at most.
+    `size`: floor and ceiling of kernelspecs that set neither. `total`: ready and booting members of all pools together, at most.
+    `refill_per_second`: members started for the pool, at most. `concurrent_starts`: members booting for the pool at once.
+    `boot_timeout_seconds`: a member that is not ready by then is retired. `expectation_timeout_seconds`: how long a start or stop
+    that was asked for and never seen is believed in.
     """
 
     size: int = 2

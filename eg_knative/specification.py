@@ -88,7 +88,7 @@ def parse_specification(*, name: str, document: Mapping[str, Any], resource_dir:
     ceiling = _count(pool, "ceiling", f"{where}.pool")
     if floor is not None and ceiling is not None and floor > ceiling:
         raise ConfigurationError(
-            f"{where}.pool.floor is {floor}, above {where}.pool.ceiling, which is {ceiling}. Raise the ceiling or lower the floor.",
+            f"{where}.pool.floor is {floor}, above {where}.pool.ceiling ({ceiling}). Raise the ceiling or lower the floor.",
             field=f"{where}.pool.floor",
         )
     argv = _strings(document, "argv", "")
