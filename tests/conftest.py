@@ -1,7 +1,8 @@
 """What holds for all tests.
 
-pytest-asyncio asks for "the" event loop before it makes its own; without one set, asyncio creates a loop that nobody closes, and the
-warning about it fails whichever later test happens to collect garbage (warnings are errors here). So there is one, and it is closed.
+pytest-asyncio asks for "the" event loop before it makes its own; without one set, asyncio creates a loop that nobody closes, and
+the warning about it fails whichever later test happens to collect garbage (warnings are errors here). So there is one, and it is
+closed.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.push.payloads import KERNEL_ID, connection_information, version_0, version_1
 
 from eg_knative.wire.eg_payload import PayloadError, PrivateConnectionInfo, decode_payload, new_private_key, public_key_text
+from tests.unit.push.payloads import KERNEL_ID, connection_information, version_0, version_1
 
 PRIVATE_KEY = new_private_key()
 PUBLIC_KEY = public_key_text(PRIVATE_KEY)

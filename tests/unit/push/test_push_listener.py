@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.unit.push.payloads import KERNEL_ID, connection_information, version_1
 
 from eg_knative.wire.eg_payload import new_private_key, public_key_text
 from eg_knative.wire.push_listener import PushListener
 from eg_knative.wire.waiting_launches import WaitingLaunches
+from tests.unit.push.payloads import KERNEL_ID, connection_information, version_1
 
 PRIVATE_KEY = new_private_key()
 PAYLOAD = version_1(connection_information(), public_key=public_key_text(PRIVATE_KEY))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.push.payloads import KERNEL_ID, connection_information
 
 from eg_knative.errors import LaunchError
 from eg_knative.wire.eg_payload import PrivateConnectionInfo
 from eg_knative.wire.waiting_launches import WaitingLaunches
+from tests.unit.push.payloads import KERNEL_ID, connection_information
 
 
 async def test_what_was_delivered_is_taken_once() -> None:
