@@ -1,7 +1,7 @@
 """What the relay needs of a kernel, whoever launched it.
 
-It exists so that one relay serves kernels of our pools (`pool.manager.ClaimedKernel` satisfies it as it is) and kernels of any other
-process proxy (`managed_kernel.ManagedKernel`). It promises nothing about how a kernel is found or how long it lives.
+It exists so that one relay serves kernels of our pools (`pool.manager.ClaimedKernel` satisfies it as it is) and kernels of any
+other process proxy (`managed_kernel.ManagedKernel`). It promises nothing about how a kernel is found or how long it lives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class KernelEventLike(Protocol):
 
     - `restarting`: a new kernel process is being started; it was asked for, unless `died` came just before
     - `restarted`: the new process is bound; `connection` says where when it moved
-    - `died`: the process ended unasked; `message` says why in words, `exit` is falsy or has `restarted` (attribute or key): will it be started again?
+    - `died`: the process ended unasked; `message` says why in words; `exit` is None or has `restarted` (an attribute or a key):
+      whether it is started again
     - `gone`: the kernel will never answer again
     - `lost`, `found`, `beat`: nothing that a client would notice
     """
