@@ -24,6 +24,7 @@ class LocalSettings:
     run_directory: Path
     maximum_processes: int = 200
     minimum_free_memory_bytes: int = 512 * 1024**2
+    inherited_environment: tuple[str, ...] = ()
     unclaimed_timeout_seconds: float = 60.0
     abandoned_timeout_seconds: float = 86_400.0
 
@@ -42,6 +43,7 @@ class PoolSettings:
     total: int = 100
     refill_per_second: float = 10.0
     concurrent_starts: int = 2
+    concurrent_launches: int = 8
     boot_timeout_seconds: float = 120.0
     expectation_timeout_seconds: float = 300.0
 
