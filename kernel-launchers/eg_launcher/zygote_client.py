@@ -275,7 +275,7 @@ def interpreter_of(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
     while index < len(argv):
         argument = argv[index]
         if argument == "-m":
-            if argv[index + 1 : index + 2] in (["ipykernel_launcher"], ["ipykernel"]):
+            if index + 1 < len(argv) and argv[index + 1] in ("ipykernel_launcher", "ipykernel"):
                 return list(argv[:index]), list(argv[index + 2 :])
             return None
         if not argument.startswith("-") or argument == "-c":
