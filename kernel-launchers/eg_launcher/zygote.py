@@ -7,7 +7,6 @@ loop or a thread; if an import started one it refuses to fork and says which. It
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import select
@@ -17,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eg_launcher import framing, system
+from eg_launcher import framing, memory, system
 from eg_launcher.errors import FramingError
 
 # Read when a library is loaded; more than one would start threads before the first fork. `inside` gives the kernel its own.
@@ -50,9 +49,10 @@ def serve(role: str, descriptor: int) -> None:
 
 
 class _Zygote:
-    def __init__(self, sock: socket.socket, *, nursery: bool) -> None:
+    def __init__(self, sock: socket.socket, *, nursery: bool, prepared: bool = False) -> None:
         self._socket = sock
         self._nursery = nursery
+        self._prepared = prepared
         self._refusal: str | None = None
         self._wakeup: tuple[int, int] | None = None
 
@@ -101,6 +101,9 @@ class _Zygote:
 
     def _prepare(self, pre_import: Sequence[str]) -> dict[str, Any]:
         notices: list[str] = []
+        if self._prepared:
+            return {"pid": os.getpid(), "notices": notices}
+        memory.begin_imports()
         saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
         try:
@@ -120,10 +123,7 @@ class _Zygote:
                     os.environ[name] = value
         importlib.import_module("eg_launcher.inside")
         self._check_threads()
-        system.one_malloc_arena()
-        gc.collect()
-        gc.freeze()
-        system.give_memory_back()
+        memory.settle()
         return {"pid": os.getpid(), "notices": notices}
 
     def _import(self, name: str, *, notices: list[str] | None) -> None:
@@ -193,7 +193,7 @@ class _Zygote:
             ours.close()
             if system.die_with_parent(launcher) or not system.LINUX:
                 system.set_title([sys.executable, "eg-launcher-zygote"])
-                child = _Zygote(theirs, nursery=False).run()
+                child = _Zygote(theirs, nursery=False, prepared=True).run()
                 if child is not None:
                     child()
             return
@@ -204,6 +204,7 @@ class _Zygote:
 
     def _become_child(self, output: int) -> None:
         """What every forked child does first: let go of the zygote's own, take its output."""
+        memory.resume()
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(signum, signal.SIG_DFL)
