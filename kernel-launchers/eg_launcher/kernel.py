@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eg_launcher import framing
+from eg_launcher import framing, sessions
 from eg_launcher.config import Config
 from eg_launcher.errors import FramingError, KernelStartError, LauncherError, ZygoteError
 from eg_launcher.exits import MemoryKills, describe_exit
@@ -215,6 +215,7 @@ class KernelStarter:
         finally:
             theirs.close()
             output.started()
+        sessions.note(self._config.connection_directory, pid)
         kernel = KernelProcess(pid=pid, started_by=way, output=output, exited=self._reaper.watch(pid), channel=channel)
         return await self._or_kill(kernel, self._boot(kernel, identity=identity, bind=bind, final=final, deadline=deadline))
 
@@ -242,6 +243,7 @@ class KernelStarter:
         except LauncherError:
             output.close()
             raise
+        sessions.note(self._config.connection_directory, pid)
         kernel = KernelProcess(pid=pid, started_by="plain", output=output, exited=self._reaper.watch(pid), channel=None)
         return await self._or_kill(kernel, self._answered(kernel, key=identity.key, deadline=deadline))
 
