@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.progress import Progress
-from bench.report import ROOT, Report
-from bench.systems import directory
+from bench._progress import Progress
+from bench._report import ROOT, Report
+from bench._systems import directory
 
 BENCHMARKS = {
     "launch": (200, "POST → WebSocket → result of the first cell"),

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.client import V1, Cell, Direct, connection_of
-from bench.progress import Progress
-from bench.report import Goal, Panel, Report, median, milliseconds, percentile
-from bench.systems import DIRECT, OURS, STOCK, Kernel, direct_kernel, kernel_of, ours, stock
+from bench._client import V1, Cell, Direct, connection_of
+from bench._progress import Progress
+from bench._report import Goal, Panel, Report, median, milliseconds, percentile
+from bench._systems import DIRECT, OURS, STOCK, Kernel, direct_kernel, kernel_of, ours, stock
 from tests.servers import closing
 
 BLOCK = 10

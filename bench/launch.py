@@ -13,10 +13,10 @@ from pathlib import Path
 
 from jupyter_client import KernelManager
 
-from bench.client import Direct, Http
-from bench.progress import Progress
-from bench.report import Goal, Panel, Report, median, milliseconds, percentile
-from bench.systems import (
+from bench._client import Direct, Http
+from bench._progress import Progress
+from bench._report import Goal, Panel, Report, median, milliseconds, percentile
+from bench._systems import (
     CELL,
     DIRECT,
     OURS,

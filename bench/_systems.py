@@ -12,7 +12,7 @@ from typing import Any
 
 from jupyter_client import KernelManager
 
-from bench.client import Channels, Direct, Http
+from bench._client import Channels, Direct, Http
 from tests.servers import KERNELSPEC, USER, Gateway, StockGateway
 
 OURS = "eg-knative"
@@ -46,17 +46,20 @@ def kernelspec_of(gateway: Gateway | StockGateway) -> str:
 class Kernel:
     """One kernel of a gateway, deleted at the end."""
 
-    def __init__(self, gateway: Gateway | StockGateway) -> None:
+    def __init__(self, gateway: Gateway | StockGateway, *, kernelspec: str | None = None) -> None:
         self.gateway = gateway
+        body = {"name": kernelspec or kernelspec_of(gateway), "env": {"KERNEL_USERNAME": USER}}
         http = self.http()
-        self.id: str = http.call("POST", "/api/kernels", {"name": kernelspec_of(gateway), "env": {"KERNEL_USERNAME": USER}})["id"]
+        self.id: str = http.call("POST", "/api/kernels", body)["id"]
         http.close()
 
     def http(self) -> Http:
         return Http(port=self.gateway.port, token=self.gateway.token)
 
-    def channels(self, *, subprotocol: str | None = None) -> Channels:
-        return Channels(port=self.gateway.port, token=self.gateway.token, kernel_id=self.id, subprotocol=subprotocol)
+    def channels(self, *, subprotocol: str | None = None, timeout: float = 120.0) -> Channels:
+        return Channels(
+            port=self.gateway.port, token=self.gateway.token, kernel_id=self.id, subprotocol=subprotocol, timeout=timeout
+        )
 
     def delete(self) -> None:
         http = self.http()
@@ -100,7 +103,7 @@ def wait_for_pool(gateway: Gateway, *, ready: int, timeout: float = 120.0) -> No
     deadline = time.monotonic() + timeout
     try:
         while time.monotonic() < deadline:
-            pool = http.call("GET", "/api/egknative/pools")["kernelspecs"][KERNELSPEC]
+            pool = http.call("GET", "/api/egknative/pools")["pools"][KERNELSPEC]
             if pool["ready"] >= ready and pool["booting"] == 0:
                 return
             time.sleep(0.02)
