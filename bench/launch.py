@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from jupyter_client import KernelManager
 
@@ -92,9 +93,9 @@ def _launch_directly(times: dict[str, list[float]]) -> None:
         manager.shutdown_kernel(now=True)
 
 
-def _launch_report(kernel: Kernel) -> dict[str, object]:
+def _launch_report(kernel: Kernel) -> dict[str, Any]:
     http = Http(port=kernel.gateway.port, token=kernel.gateway.token)
-    launch: dict[str, object] = http.call("GET", f"/api/egknative/kernels/{kernel.id}")["launch"]
+    launch: dict[str, Any] = http.call("GET", f"/api/egknative/kernels/{kernel.id}")["launch"]
     http.close()
     return launch
 

@@ -1,7 +1,8 @@
 """`scripts/bench loop`: trivial requests per second of a gateway with kernels ÷ of the same gateway without any.
 
 Two gateways of a kind run side by side, one with kernels and one with none (and no pool), and are asked in turns, so that a
-slow moment of the machine hits both. One client, one kept-alive connection each, GET /api. Every kernel has a WebSocket open and is idle.
+slow moment of the machine hits both. One client, one kept-alive connection each, GET /api. Every kernel has a WebSocket open and
+is idle.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ def _report(results: dict[tuple[str, int], list[tuple[float, float]]]) -> Report
         ],
         samples={f"{name}, {count}": pairs for (name, count), pairs in results.items()},
         notes=[
-            "Median of the ratios of neighbouring slices of 0.4 s. EG's remote proxy: DistributedProcessProxy with the stock launcher."
+            f"Median of the ratios of neighbouring slices of {SLICE_SECONDS} s. EG's remote proxy: DistributedProcessProxy with "
+            "the stock launcher."
         ],
     )

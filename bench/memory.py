@@ -1,8 +1,8 @@
 """`scripts/bench memory`: idle members of the pool per GB ÷ plain ipykernels per GB, pandas and numpy imported in both.
 
-Memory is the proportional set size (Linux, /proc/PID/smaps_rollup): a page that several processes share counts once in all. Ours is
-everything that the gateway started: launchers, kernels, and the zygote that they are forked from. The gateway itself is not counted,
-neither is the process that starts the plain kernels.
+Memory is the proportional set size (Linux, /proc/PID/smaps_rollup): a page that several processes share counts once in all.
+Ours is everything that the gateway started: launchers, kernels, and the zygote that they are forked from. The gateway itself is
+not counted, neither is the process that starts the plain kernels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`scripts/bench restart`: POST …/restart → result of the next cell, on the WebSocket that was open before.
 
-The cell is sent when the restart is answered. It says whether the variables are gone, so that a restart that did nothing does not count.
+The cell is sent when the restart is answered. It says whether the variables are gone, so that a restart that did nothing does
+not count.
 """
 
 from __future__ import annotations
