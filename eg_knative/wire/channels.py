@@ -164,6 +164,15 @@ class ChannelSet:
         self._signer = Signer(key=connection.key, scheme=connection.signature_scheme)
         self.connection = connection
 
+    @property
+    def held(self) -> bool:
+        """Does what is sent wait?"""
+        return self._held
+
+    def read_all(self) -> None:
+        """Receive now what has already arrived, so that it comes before whatever the caller says next."""
+        self._sockets.read_all()
+
     def hold(self) -> None:
         """What is sent from here on waits: the kernel is being restarted."""
         self._held = True
