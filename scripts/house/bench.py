@@ -9,7 +9,7 @@ from house.progress import complain
 
 
 def main(argv: list[str]) -> int:
-    """Make the environments that the benchmark needs, and become it."""
+    """Make the environments that the benchmark needs, and become it: a Ctrl-C then reaches what must end the servers."""
     try:
         python = prepare(directory=".venv", lock="test", own_packages=True)
         if {"lab", "all"} & set(argv) and not {"-h", "--help"} & set(argv):
@@ -18,4 +18,4 @@ def main(argv: list[str]) -> int:
         complain(f"scripts/bench: {error}")
         return 1
     os.chdir(ROOT)
-    os.execve(python, [str(python), "-m", "bench", *argv], environment())
+    return os.execve(python, [str(python), "-m", "bench", *argv], environment())
