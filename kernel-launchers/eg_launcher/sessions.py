@@ -15,7 +15,7 @@ log = logging.getLogger("eg_launcher")
 
 
 def note(directory: str, pid: int) -> None:
-    """Add a line to `sessions` in this directory: process id, start time in clock ticks since the boot of the machine. Linux only."""
+    """Add a line to `sessions` in this directory: process id, start time in clock ticks since the boot. Linux only."""
     path = os.path.join(directory, FILE)
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
