@@ -19,6 +19,8 @@ from tornado.ioloop import IOLoop
 from eg_launcher import framing, kernelapp, reseed, system
 from eg_launcher.errors import FramingError
 
+_kept: list[Any] = []
+
 
 def run(descriptor: int, *, launcher_pid: int | None = None) -> None:
     """Be a kernel; returns when the kernel was shut down. `launcher_pid`: given when forked (by a process in between)."""
@@ -53,7 +55,7 @@ def _wait_for_parent(launcher_pid: int) -> None:
 def _boot(sock: socket.socket, boot: dict[str, Any]) -> _Kernel | None:
     identity = boot["identity"]
     reseed.reseed()
-    _set_process(identity)
+    _set_process(identity, final=bool(boot["final"]))
     _forget_package()
     kernel = _Kernel(sock, boot)
     if not boot["bind"]:
@@ -110,7 +112,7 @@ class _Kernel:
         # The key first: from here on nothing signed with the pool's is handled.
         app.session.key = identity["key"].encode()
         app.session.username = identity["username"]
-        _set_process(identity)
+        _set_process(identity, final=True)
         for name, value in self._additions.items():
             os.environ.setdefault(name, value)
         shell = app.shell
@@ -124,13 +126,15 @@ class _Kernel:
         app.argv = identity["arguments"]
 
 
-def _set_process(identity: dict[str, Any]) -> None:
+def _set_process(identity: dict[str, Any], *, final: bool) -> None:
     """Environment, directory, argv and title of this process, exactly."""
-    os.environ.clear()
-    os.environ.update(identity["env"])
-    if hasattr(time, "tzset"):
-        time.tzset()
-    reseed.restore_thread_pools(os.environ)
+    if dict(os.environ) != identity["env"]:
+        os.environ.clear()
+        os.environ.update(identity["env"])
+        if hasattr(time, "tzset"):
+            time.tzset()
+    if final:
+        reseed.restore_thread_pools(os.environ)  # not before: an idle kernel's idle threads cost memory
     os.chdir(identity["working_directory"])
     sys.argv[:] = [kernelapp.launcher_script(), *identity["arguments"]]
     if hasattr(sys, "orig_argv"):
@@ -139,9 +143,9 @@ def _set_process(identity: dict[str, Any]) -> None:
 
 
 def _forget_package() -> None:
-    """The kernel has what its own environment has; what is loaded here stays loaded for this module alone."""
+    """The kernel has what its own environment has. The modules are kept: freeing them would write to shared pages."""
     for name in [name for name in sys.modules if name == "eg_launcher" or name.startswith("eg_launcher.")]:
-        del sys.modules[name]
+        _kept.append(sys.modules.pop(name))
 
 
 def _report(sock: socket.socket, message: dict[str, Any]) -> None:

@@ -27,14 +27,16 @@ _plugs: list[Any] = []
 
 def begin_imports() -> None:
     """Before anything large is imported."""
-    gc.disable()
+    pass
     system.one_malloc_arena()
 
 
 def settle() -> None:
     """After the imports, before the first fork."""
+    gc.collect()
     system.give_memory_back()
     _fill_holes()
+    _fill_c_holes()
     gc.freeze()
 
 
@@ -79,3 +81,32 @@ def _holes() -> list[tuple[int, int]]:
     finally:
         os.close(saved)
     return [(int(size), int(available)) for size, available in _CLASS.findall(text)]
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+    )]  # fmt: skip
+
+
+def _fill_c_holes() -> None:
+    """The same for glibc's heap: take free chunks, large ones first, until the next would come from the top of the heap."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mallinfo, malloc, free = libc.mallinfo2, libc.malloc, libc.free
+    except (OSError, AttributeError):
+        return
+    mallinfo.restype = _Mallinfo2
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    free.argtypes = [ctypes.c_void_p]
+    budget = mallinfo().fordblks
+    for size in (65536, 16384, 4096, 2048, 1024, 768, 528):
+        while budget > 0:
+            top = mallinfo().keepcost
+            block = malloc(size)
+            if not block:
+                return
+            if mallinfo().keepcost != top:
+                free(block)
+                break
+            budget -= size

@@ -27,7 +27,8 @@ _OPTIONAL_MODULES = (
     "ipykernel.connect", "ipykernel.control", "ipykernel.debugger", "ipykernel.displayhook", "ipykernel.heartbeat",
     "ipykernel.iostream", "ipykernel.shellchannel", "ipykernel.subshell", "ipykernel.subshell_manager",
     "IPython.core.completer", "IPython.core.magics", "IPython.core.pylabtools", "IPython.extensions.storemagic",
-    "IPython.core.async_helpers", "comm.base_comm", "decimal", "jedi", "matplotlib_inline.config", "numbers", "pdb",
+    "IPython.core.async_helpers", "IPython.core.completerlib",
+    "IPython.core.debugger", "IPython.core.oinspect", "faulthandler", "tornado.platform.asyncio", "comm.base_comm", "decimal", "numbers", "pdb",
     "psutil", "sqlite3", "uuid", "zmq.eventloop.zmqstream",
 )  # fmt: skip
 _LAUNCHER_MODULES = ("eg_launcher.__main__", "eg_launcher.app", "eg_launcher.launcher")
