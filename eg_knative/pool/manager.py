@@ -113,7 +113,7 @@ class PoolManager:
             boot_timeout=pool.boot_timeout_seconds,
             emit=self._emit,
         )
-        self._specifications_known = False
+        self._all_named = False
         self._limits: Limits | None = None
         self._loop: asyncio.Task[None] | None = None
         self._loop_error: str | None = None
@@ -176,9 +176,9 @@ class PoolManager:
     # -- what others call -----------------------------------------------------------------------------------------
 
     def set_specifications(self, specifications: Mapping[str, KernelSpecification]) -> None:
-        """All kernelspecs that are served, by name. New ones are warmed; ready members of changed and removed ones are
-        retired."""
-        self._specifications_known = True
+        """All kernelspecs that are served, by name. A process that never says so (stock Enterprise Gateway) has each
+        named by its claims. New ones are warmed; ready members of changed and removed ones are retired."""
+        self._all_named = True
         for name in {*specifications, *self._roster.pools}:
             self._roster.pool(name).serve(specifications.get(name))
         self._wake.set()
@@ -190,6 +190,8 @@ class PoolManager:
         (the reason and what to do) and its LaunchTimeoutError. Whatever is raised, cancellation included, nothing that
         was made for the claim lives on.
         """
+        if not self._all_named and self._roster.pool(specification.name).specification is not specification:
+            self._roster.pool(specification.name).serve(specification)
         return await self._claimer.claim(request, specification=specification, timeout=timeout)
 
     def status(self) -> dict[str, Any]:
@@ -225,10 +227,9 @@ class PoolManager:
 
     def _step(self) -> float:
         """Compare and order, once. Returns the seconds until time alone may ask for more."""
-        if not self._specifications_known:  # what was found cannot be judged yet
-            return SLOW_CLOCK_SECONDS
         now = self._clock()
-        pools = list(self._roster.pools.values())
+        # Found members of a kernelspec that nobody has named yet cannot be judged: they wait.
+        pools = [pool for pool in self._roster.pools.values() if self._all_named or pool.specification is not None]
         demands = {pool.name: demand for pool in pools if (demand := pool.demand(size=self._settings.size, now=now)) is not None}
         self._limits = limits(
             settings=self._settings,
