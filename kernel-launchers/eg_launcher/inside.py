@@ -8,6 +8,7 @@ IPKernelApp's initialisation gets an `error` and the launcher starts it plainly.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -20,6 +21,14 @@ from eg_launcher import framing, kernelapp, reseed, system
 from eg_launcher.errors import FramingError
 
 _kept: list[Any] = []
+_OURS = tuple(
+    ["eg_launcher"]
+    + [
+        f"eg_launcher.{file_name[:-3]}"
+        for file_name in os.listdir(os.path.dirname(os.path.abspath(__file__)))
+        if file_name.endswith(".py")
+    ]
+)
 
 
 def run(descriptor: int, *, launcher_pid: int | None = None) -> None:
@@ -55,7 +64,7 @@ def _wait_for_parent(launcher_pid: int) -> None:
 def _boot(sock: socket.socket, boot: dict[str, Any]) -> _Kernel | None:
     identity = boot["identity"]
     reseed.reseed()
-    _set_process(identity, final=bool(boot["final"]))
+    _set_process(identity)
     _forget_package()
     kernel = _Kernel(sock, boot)
     if not boot["bind"]:
@@ -76,6 +85,9 @@ class _Kernel:
         # Both may have been changed by what a plain start would also change.
         before = dict(os.environ)
         self._app = kernelapp.make(boot)
+        self._pools = reseed.ThreadPools()
+        if self._final:
+            self._pools.restore(os.environ)
         self._additions = {name: value for name, value in os.environ.items() if name not in before}
         kernelapp.warm(self._app)
 
@@ -112,7 +124,8 @@ class _Kernel:
         # The key first: from here on nothing signed with the pool's is handled.
         app.session.key = identity["key"].encode()
         app.session.username = identity["username"]
-        _set_process(identity, final=True)
+        _set_process(identity)
+        self._pools.restore(os.environ)  # not before: an idle kernel's idle threads cost memory
         for name, value in self._additions.items():
             os.environ.setdefault(name, value)
         shell = app.shell
@@ -126,15 +139,13 @@ class _Kernel:
         app.argv = identity["arguments"]
 
 
-def _set_process(identity: dict[str, Any], *, final: bool) -> None:
+def _set_process(identity: dict[str, Any]) -> None:
     """Environment, directory, argv and title of this process, exactly."""
     if dict(os.environ) != identity["env"]:
         os.environ.clear()
         os.environ.update(identity["env"])
         if hasattr(time, "tzset"):
             time.tzset()
-    if final:
-        reseed.restore_thread_pools(os.environ)  # not before: an idle kernel's idle threads cost memory
     os.chdir(identity["working_directory"])
     sys.argv[:] = [kernelapp.launcher_script(), *identity["arguments"]]
     if hasattr(sys, "orig_argv"):
@@ -143,13 +154,14 @@ def _set_process(identity: dict[str, Any], *, final: bool) -> None:
 
 
 def _forget_package() -> None:
-    """The kernel has what its own environment has. The modules are kept: freeing them would write to shared pages."""
-    for name in [name for name in sys.modules if name == "eg_launcher" or name.startswith("eg_launcher.")]:
-        _kept.append(sys.modules.pop(name))
+    """The kernel has what its own environment has. Listed, not searched for: looking at every name in sys.modules writes to the
+    page of each (its reference count), and so does freeing a module, which is why they are kept."""
+    for name in _OURS:
+        module = sys.modules.pop(name, None)
+        if module is not None:
+            _kept.append(module)
 
 
 def _report(sock: socket.socket, message: dict[str, Any]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the launcher is gone; so is this process, in a moment
         framing.send(sock, message)
-    except OSError:
-        pass  # the launcher is gone; so is this process, in a moment

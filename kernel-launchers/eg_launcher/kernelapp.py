@@ -44,7 +44,7 @@ class DeferredKernelApp(IPKernelApp):  # type: ignore[misc]
         arguments = list(argv or [])
         if len(arguments) == 2 and arguments[0] == "-f":
             self.cli_config = Config()
-            self.extra_args = []
+            self.extra_args: list[str] = []
         else:
             super().parse_command_line(arguments)
 
@@ -135,7 +135,7 @@ def _on_loop(loop: IOLoop, function: Any, *arguments: Any) -> concurrent.futures
 
 def make(boot: dict[str, Any]) -> DeferredKernelApp:
     """The application, initialised: all but bound, all but running."""
-    app = DeferredKernelApp.instance()
+    app: DeferredKernelApp = DeferredKernelApp.instance()
     app.prepare(boot)
     app.initialize(boot["identity"]["arguments"])
     return app

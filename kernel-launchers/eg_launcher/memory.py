@@ -1,8 +1,8 @@
 """Keeping forks small: what a zygote does to its heap before the first fork so that children write to few of its pages.
 
-A child that allocates into a hole of an inherited page copies the whole page. So holes are not made (no collection while importing) and
-those that there are get filled, each with a block of just its size; children then allocate in fresh, dense pages of
-their own. CPython's own allocator only; with another one (`PYTHONMALLOC`) nothing is filled and nothing breaks.
+A child that allocates into a hole of an inherited page copies the whole page. So holes are filled, each with a block of just
+its size; children then allocate in dense pages of their own. CPython's own allocator and glibc's only; with others
+(`PYTHONMALLOC`, musl) nothing is filled and nothing breaks.
 """
 
 from __future__ import annotations
@@ -25,24 +25,14 @@ _MOST_BLOCKS = 2_000_000
 _plugs: list[Any] = []
 
 
-def begin_imports() -> None:
-    """Before anything large is imported."""
-    pass
-    system.one_malloc_arena()
-
-
 def settle() -> None:
     """After the imports, before the first fork."""
+    system.one_malloc_arena()
     gc.collect()
     system.give_memory_back()
     _fill_holes()
     _fill_c_holes()
     gc.freeze()
-
-
-def resume() -> None:
-    """In a forked child."""
-    gc.enable()
 
 
 def _fill_holes() -> None:

@@ -7,6 +7,7 @@ loop or a thread; if an import started one it refuses to fork and says which. It
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import select
@@ -24,13 +25,34 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 # What a kernel imports while it starts and at its first cell; without these it would do so after the fork, in pages of its own.
 _KERNEL_MODULES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.datapub")
 _OPTIONAL_MODULES = (
-    "ipykernel.connect", "ipykernel.control", "ipykernel.debugger", "ipykernel.displayhook", "ipykernel.heartbeat",
-    "ipykernel.iostream", "ipykernel.shellchannel", "ipykernel.subshell", "ipykernel.subshell_manager",
-    "IPython.core.completer", "IPython.core.magics", "IPython.core.pylabtools", "IPython.extensions.storemagic",
-    "IPython.core.async_helpers", "IPython.core.completerlib",
-    "IPython.core.debugger", "IPython.core.oinspect", "faulthandler", "tornado.platform.asyncio", "comm.base_comm", "decimal", "numbers", "pdb",
-    "psutil", "sqlite3", "uuid", "zmq.eventloop.zmqstream",
-)  # fmt: skip
+    "comm.base_comm",
+    "decimal",
+    "faulthandler",
+    "ipykernel.connect",
+    "ipykernel.control",
+    "ipykernel.debugger",
+    "ipykernel.displayhook",
+    "ipykernel.heartbeat",
+    "ipykernel.iostream",
+    "ipykernel.shellchannel",
+    "ipykernel.subshell",
+    "ipykernel.subshell_manager",
+    "IPython.core.async_helpers",
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.magics",
+    "IPython.core.oinspect",
+    "IPython.core.pylabtools",
+    "IPython.extensions.storemagic",
+    "numbers",
+    "pdb",
+    "psutil",
+    "sqlite3",
+    "tornado.platform.asyncio",
+    "uuid",
+    "zmq.eventloop.zmqstream",
+)
 _LAUNCHER_MODULES = ("eg_launcher.__main__", "eg_launcher.app", "eg_launcher.launcher")
 
 # What a forked child goes on to do, once the zygote's own frames are unwound.
@@ -104,7 +126,6 @@ class _Zygote:
         notices: list[str] = []
         if self._prepared:
             return {"pid": os.getpid(), "notices": notices}
-        memory.begin_imports()
         saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
         try:
@@ -205,7 +226,6 @@ class _Zygote:
 
     def _become_child(self, output: int) -> None:
         """What every forked child does first: let go of the zygote's own, take its output."""
-        memory.resume()
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(signum, signal.SIG_DFL)
@@ -230,12 +250,10 @@ class _Zygote:
     def _wait_readable(self) -> bool:
         """Wait for a request (True) or report children that ended (False)."""
         assert self._wakeup is not None
-        readable, _, _ = select.select([self._socket, self._wakeup[0]], [], [])
+        readable, _, _ = select.select([self._socket.fileno(), self._wakeup[0]], [], [])
         if self._wakeup[0] in readable:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup[0], 4096)
-            except BlockingIOError:
-                pass
             self._report_children()
             return False
         return True
