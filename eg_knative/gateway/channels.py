@@ -59,11 +59,12 @@ class ChannelsHandler(
         self.session_id = ""
         self.relay: KernelRelay | None = None
         self._v1 = False
-        self._unsent: deque[tuple[synthetic.Entry, int]] = deque()
+        self._unsent: deque[tuple[synthetic.Entry, int, Any]] = deque()  # what, its bytes on the wire, the Future of its write
         self._unsent_size = 0
         self._complained = 0.0
         self._bad_frames = 0
         self._keepalive: PeriodicCallback | None = None
+        self._connection: websocket.WebSocketProtocol | None = None  # ws_connection is forgotten as soon as closing begins
 
     def set_default_headers(self) -> None:
         """None of JupyterHandler's make sense on a WebSocket."""
@@ -102,6 +103,7 @@ class ChannelsHandler(
         """The client is served from here on; nothing is waited for."""
         assert self.relay is not None
         self.set_nodelay(True)  # or Nagle's algorithm and delayed acknowledgements cost 40 ms a cell
+        self._connection = self.ws_connection
         self._v1 = self.selected_subprotocol == V1
         self._rates = RateLimiter(self._rate_limits())
         self._limited = bool(self.settings.get("limit_rate", True)) and self._rate_limits().any
@@ -117,12 +119,17 @@ class ChannelsHandler(
             self.close(CLOSE_UNUSABLE, error.message[:120])
 
     def on_close(self) -> None:
-        if self._keepalive is not None:
+        """Also when the handshake failed, and when the connection was replaced or ended before."""
+        self._count_out()
+        if self.relay is not None:
+            self.relay.disconnect(self, self._take_unsent())
+
+    def _count_out(self) -> None:
+        """This connection serves nobody any more, however long its closing takes."""
+        if self._keepalive is not None and self.relay is not None:
             self._keepalive.stop()
-        if self.relay is not None and self._keepalive is not None:
+            self._keepalive = None
             self.kernel_manager.notify_disconnect(self.relay.kernel_id)
-            self.relay.disconnect(self, tuple(entry for entry, _ in self._unsent))
-            self._unsent.clear()
 
     # From the client
 
@@ -167,18 +174,17 @@ class ChannelsHandler(
 
     def supersede(self) -> Sequence[synthetic.Entry]:
         """See RelayClient. Frames that wait in this connection are taken from it; then it can only be cut."""
-        unsent = [entry for entry, _ in self._unsent]
-        self._unsent.clear()
-        self._unsent_size = 0
-        if self.ws_connection is not None:
-            if unsent:
-                self.ws_connection.on_connection_close()
-            else:
-                self.close(CLOSE_REPLACED, "Another connection of the same session took over.")
+        self._count_out()
+        unsent = self._take_unsent()
+        if unsent and self._connection is not None:
+            self._connection.on_connection_close()
+        else:
+            self.close(CLOSE_REPLACED, "Another connection of the same session took over.")
         return unsent
 
     def end(self, *, code: int, reason: str) -> None:
         """See RelayClient."""
+        self._count_out()
         self.close(code, reason)
 
     def _write(self, connection: Any, entry: synthetic.Entry, payload: bytes, binary: bool) -> None:
@@ -189,21 +195,26 @@ class ChannelsHandler(
             else:
                 sent = connection.stream.write(_frame_header(len(payload), binary) + payload)
         except (iostream.StreamClosedError, websocket.WebSocketClosedError):
-            self._unsent.append((entry, 0))
+            self._unsent.append((entry, 0, None))
             return
         if connection.stream.closed():  # it broke while it was being written to
-            self._unsent.append((entry, 0))
+            self._unsent.append((entry, 0, None))
         elif connection.stream.writing():
-            item = (entry, len(payload))
-            self._unsent.append(item)
+            self._unsent.append((entry, len(payload), sent))
             self._unsent_size += len(payload)
             sent.add_done_callback(self._written)
 
-    def _written(self, sent: Any) -> None:
-        """The oldest waiting frame has left. Frames of a connection that broke stay listed: the next connection gets them."""
-        if sent.cancelled() or sent.exception() is not None or not self._unsent:
-            return
-        self._unsent_size -= self._unsent.popleft()[1]
+    def _written(self, _: Any) -> None:
+        """Forget frames that have left. Those of a connection that broke stay listed: the next connection gets them."""
+        while self._unsent and _has_left(self._unsent[0][2]):
+            self._unsent_size -= self._unsent.popleft()[1]
+
+    def _take_unsent(self) -> tuple[synthetic.Entry, ...]:
+        """What has not left, the frame that has left in part included; it can only be sent again when this connection is cut."""
+        unsent = tuple(entry for entry, _, sent in self._unsent if not _has_left(sent))
+        self._unsent.clear()
+        self._unsent_size = 0
+        return unsent
 
     def _within_rate(self, message: Message) -> bool:
         kind = message.kind
@@ -265,6 +276,10 @@ class ChannelsHandler(
 
     def on_pong(self, data: bytes) -> None:
         self._last_pong = IOLoop.current().time()
+
+
+def _has_left(sent: Any) -> bool:
+    return sent is not None and sent.done() and not sent.cancelled() and sent.exception() is None
 
 
 def _frame_header(length: int, binary: bool) -> bytes:

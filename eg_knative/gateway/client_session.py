@@ -50,8 +50,7 @@ class ClientSession:
         older, self.client = self.client, None
         self.channels.listen(None)
         if older is not None:
-            for channel, message in older.supersede():
-                self.channels.keep(channel, message)
+            self.channels.keep_first(older.supersede())
         self.client = client
         self.channels.listen(self.deliver)
 
@@ -61,9 +60,8 @@ class ClientSession:
             return False
         self.client = None
         self.parked_at = time.monotonic()
-        for channel, message in unsent:
-            self.channels.keep(channel, message)
         self.channels.listen(None)
+        self.channels.keep_first(unsent)
         return True
 
     def deliver(self, channel: str, message: Message) -> None:
