@@ -27,6 +27,12 @@ LAB_GRACE_SECONDS = 15.0
 GATEWAY_GRACE_SECONDS = 20.0
 CLIENT_TIMEOUT_SECONDS = 120
 """How long JupyterLab waits for an answer of the gateway; longer than a kernel may take to launch."""
+RECONNECTING = {
+    "JUPYTER_GATEWAY_RETRY_INTERVAL": "0.1",
+    "JUPYTER_GATEWAY_RETRY_INTERVAL_MAX": "5",
+    "JUPYTER_GATEWAY_RETRY_MAX": "1000",
+}
+"""JupyterLab comes back to a gateway that was away for up to an hour; by itself it gives up after half a minute."""
 DEFAULT_KERNELSPEC = "python_pooled_local"
 
 
@@ -148,7 +154,7 @@ def _lab(*, python: Path, port: int, token: str, gateway: str, gateway_token: st
         "JUPYTER_GATEWAY_URL": gateway,
         "JUPYTER_GATEWAY_AUTH_TOKEN": gateway_token,
         "JUPYTER_GATEWAY_REQUEST_TIMEOUT": str(CLIENT_TIMEOUT_SECONDS),
-        "JUPYTER_GATEWAY_CONNECT_TIMEOUT": str(CLIENT_TIMEOUT_SECONDS),
+        **RECONNECTING,
     }
     # Enterprise Gateway refuses to start kernels in root's name.
     env.setdefault("KERNEL_USERNAME", user if user != "root" else "local")
