@@ -62,7 +62,8 @@ def _kernels() -> Iterator[list[tuple[Kernel, Channels]]]:
     finally:
         for kernel, channels in kernels:
             channels.close()
-            kernel.delete()
+            with contextlib.suppress(OSError):  # its gateway may have ended before, with its kernels
+                kernel.delete()
 
 
 def _connected(gateway: Gateway | StockGateway) -> tuple[Kernel, Channels]:

@@ -8,9 +8,10 @@ not counted, neither is the process that starts the plain kernels.
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -18,20 +19,21 @@ from jupyter_client import KernelManager
 
 from bench._client import Direct
 from bench._progress import Progress
-from bench._report import Goal, Panel, Report
-from bench._systems import OURS, connection_information, kernel_of, ours, wait_for_pool
-from tests.servers import Gateway, closing
+from bench._report import ROOT, Goal, Panel, Report
+from bench._systems import OURS, connection_information, kernel_of, wait_for_pool
+from tests.servers import KERNELSPEC, Gateway, closing
 
 PLAIN = "plain ipykernel"
-IMPORTS = "import numpy, pandas"
-LOADED = "import sys; print(all(name in sys.modules for name in ('numpy', 'pandas')))"
+PRE_IMPORT = ["numpy", "pandas"]
+IMPORTS = f"import {', '.join(PRE_IMPORT)}"
+LOADED = f"import sys; print(all(name in sys.modules for name in {PRE_IMPORT}))"
 SETTLE_SECONDS = 2.0
 GIGABYTE = 1e9
 
 
 def run(*, place: Path, samples: int, progress: Progress) -> Report:
     """`samples`: kernels of each kind."""
-    gateway = ours(place, pool_size=samples)
+    gateway = Warm(directory=place / "ours", pool_size=samples)
     with progress.task("memory", total=samples + 2) as step:
         with closing(gateway):
             wait_for_pool(gateway, ready=samples)
@@ -45,6 +47,18 @@ def run(*, place: Path, samples: int, progress: Progress) -> Report:
             step()
         plain = _plain(samples, step)
     return _report(samples, members=members, plain=plain, loaded=loaded)
+
+
+class Warm(Gateway):
+    """Our gateway, whose shipped kernelspec imports numpy and pandas beforehand."""
+
+    def environment(self) -> Mapping[str, str]:
+        shipped = json.loads((ROOT / "kernelspecs" / KERNELSPEC / "kernel.json").read_text())
+        shipped["metadata"]["process_proxy"]["config"]["pool"]["pre_import"] = PRE_IMPORT
+        changed = self.directory / "share" / "kernels" / KERNELSPEC
+        changed.mkdir(parents=True, exist_ok=True)
+        (changed / "kernel.json").write_text(json.dumps(shipped))
+        return {**super().environment(), "JUPYTER_PATH": str(self.directory / "share")}
 
 
 def _family(gateway: Gateway) -> Iterable[psutil.Process]:
