@@ -55,7 +55,7 @@ def gateway_environment(gateway: Server) -> dict[str, str]:
         "JUPYTER_GATEWAY_REQUEST_TIMEOUT": "120",
         "JUPYTER_GATEWAY_RETRY_INTERVAL": "0.1",
         "JUPYTER_GATEWAY_RETRY_INTERVAL_MAX": "5",
-        "JUPYTER_GATEWAY_RETRY_MAX": "1000",
+        "JUPYTER_GATEWAY_RETRY_MAX": "120",
         "KERNEL_USERNAME": USER,
     }
 

@@ -30,9 +30,9 @@ CLIENT_TIMEOUT_SECONDS = 120
 RECONNECTING = {
     "JUPYTER_GATEWAY_RETRY_INTERVAL": "0.1",
     "JUPYTER_GATEWAY_RETRY_INTERVAL_MAX": "5",
-    "JUPYTER_GATEWAY_RETRY_MAX": "1000",
+    "JUPYTER_GATEWAY_RETRY_MAX": "120",
 }
-"""JupyterLab comes back to a gateway that was away for up to an hour; by itself it gives up after half a minute."""
+"""JupyterLab comes back to a gateway that was away for up to ten minutes; by itself it gives up after half a minute."""
 DEFAULT_KERNELSPEC = "python_pooled_local"
 
 

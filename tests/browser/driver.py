@@ -62,7 +62,7 @@ async ({ index, text, timeout }) => {
   const panel = window.jupyterapp.shell.currentWidget;
   const cell = panel.content.widgets[index];
   panel.content.activeCellIndex = index;
-  const has = () => cell.outputArea.node.innerText.includes(text);
+  const has = () => cell.outputArea.node.textContent.includes(text);
   if (has()) throw new Error('the text is on the page already');
   return await new Promise((resolve, reject) => {
     const began = performance.now();
