@@ -66,6 +66,7 @@ class KernelRelay:
         self._gone = False
         self._sessions: dict[str, ClientSession] = {}
         self._proofs: dict[ChannelSet, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._unowned = kernel.take_channels()
         if self._unowned is None:
@@ -167,6 +168,15 @@ class KernelRelay:
         self._sessions.clear()
         self._unowned = None
 
+    @property
+    def unfinished(self) -> bool:
+        """Closed, and something of it still runs."""
+        return bool(self._ending)
+
+    async def closed(self) -> None:
+        """Wait until nothing of a closed relay runs any more."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
     def end(self, reason: str) -> None:
         """The kernel was shut down: its clients hear `dead` and are closed."""
         if self._phase != "dead":
@@ -249,9 +259,7 @@ class KernelRelay:
         return channels
 
     def _prove(self, channels: ChannelSet, *, announce: bool) -> None:
-        older = self._proofs.pop(channels, None)
-        if older is not None:
-            older.cancel()
+        self._cancel_proof(channels)
         self._proofs[channels] = asyncio.get_running_loop().create_task(self._proof(channels, announce))
 
     async def _proof(self, channels: ChannelSet, announce: bool) -> None:
@@ -278,10 +286,15 @@ class KernelRelay:
             yield session.channels
 
     def _close_channels(self, channels: ChannelSet) -> None:
+        self._cancel_proof(channels)
+        channels.close()
+
+    def _cancel_proof(self, channels: ChannelSet) -> None:
         proof = self._proofs.pop(channels, None)
         if proof is not None:
             proof.cancel()
-        channels.close()
+            self._ending.add(proof)
+            proof.add_done_callback(self._ending.discard)
 
     def _watch(self) -> None:
         self._watched.on_state = lambda _: self._active()
@@ -323,6 +336,7 @@ class Relays:
         self._context = context
         self._limits = limits or RelayLimits()
         self._relays: dict[str, KernelRelay] = {}
+        self._ending: set[KernelRelay] = set()
 
     def attach(self, kernel: RelayedKernel, *, on_activity: Callable[[KernelRelay], None] | None = None) -> KernelRelay:
         """Begin to relay a kernel, or find the relay that does. Raises ChannelError when its channels cannot be connected."""
@@ -341,13 +355,18 @@ class Relays:
         relay = self._relays.pop(kernel_id, None)
         if relay is not None:
             relay.end(reason)
+            self._ending = {ending for ending in self._ending if ending.unfinished} | {relay}
 
     async def close(self) -> None:
         """The gateway goes away, kernels live on: connections are closed with 1001."""
-        while self._relays:
-            _, relay = self._relays.popitem()
+        relays = list(self._relays.values())
+        self._relays.clear()
+        for relay in relays:
             relay.close()
-        await asyncio.sleep(0)  # let cancelled proofs end
+            self._ending.add(relay)
+        for relay in tuple(self._ending):
+            await relay.closed()
+        self._ending.clear()
 
 
 def _starts_again(end: Any) -> bool:
