@@ -1,7 +1,7 @@
 """Does what is installed fit Enterprise Gateway 3.3? Asked before any of it is imported.
 
-Beside jupyter_client 7 or 8, EG starts and bypasses its process proxies without a word, so this is checked and refused. It reads the
-metadata of installed distributions, nothing else.
+Beside jupyter_client 7 or 8, EG starts and bypasses its process proxies without a word, so this is checked and refused. It
+reads the metadata of installed distributions, nothing else.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def complaint(
     """What is wrong and how to mend it, in one message; None when everything fits."""
     if not PYTHON[0] <= python < PYTHON[1]:
         return (
-            f"jupyter egknative needs Python 3.10 or 3.11, and this is {python[0]}.{python[1]}: Enterprise Gateway 3.3 runs on no newer one."
+            f"jupyter egknative needs Python 3.10 or 3.11, and this is {python[0]}.{python[1]}. "
+            "Enterprise Gateway 3.3 runs on no other."
         )
     wrong = []
     for name, (first, last, _) in REQUIREMENTS.items():
@@ -61,6 +62,7 @@ def complaint(
         return None
     command = " ".join(f"'{wanted}'" for _, _, wanted in REQUIREMENTS.values())
     return (
-        f"jupyter egknative cannot start beside what is installed: {', '.join(wrong)}. Enterprise Gateway 3.3 needs other versions, and would "
-        f"start kernels past its process proxies. Mend it with\n    pip install {command}"
+        f"jupyter egknative cannot start beside what is installed: {', '.join(wrong)}. "
+        "Enterprise Gateway 3.3 needs other versions, and would start kernels past its process proxies. Mend it with\n"
+        f"    pip install {command}"
     )

@@ -1,7 +1,9 @@
-"""`jupyter egknative`: Enterprise Gateway's application, mended. Same options, same environment variables, and a few of its own.
+"""`jupyter egknative`: Enterprise Gateway's application, mended. Same options, same environment variables, and a few of its
+own.
 
-It is where everything is put together (kernelspecs, runtime, kernels, handlers, signals) and taken apart again. Ctrl-C ends the kernels, as
-Jupyter does; SIGTERM detaches, so that the next gateway adopts them. It does not decide anything about a single kernel.
+It is where everything is put together (kernelspecs, runtime, kernels, handlers, signals) and taken apart again. Ctrl-C ends
+the kernels, as Jupyter does; SIGTERM detaches, so that the next gateway adopts them. It does not decide anything about a
+single kernel.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from enterprise_gateway import enterprisegatewayapp as eg
-from enterprise_gateway.services.api.handlers import default_handlers as api_handlers
 from enterprise_gateway.base.handlers import default_handlers as base_handlers
+from enterprise_gateway.services.api.handlers import default_handlers as api_handlers
 from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_runtime_dir
 from jupyter_server.services.kernels.handlers import _kernel_id_regex
@@ -31,11 +33,12 @@ from eg_knative.gateway.handlers import kernel_handlers, kernelspec_handlers
 from eg_knative.gateway.kernels import GatewayKernels
 from eg_knative.gateway.kernelspecs import IndexedKernelSpecCache, IndexedKernelSpecManager
 from eg_knative.gateway.logs import install_filter, log_request
-from eg_knative.gateway.requests import BoundedApplication, NotFoundHandler, mended
+from eg_knative.gateway.requests import HARD_BODY_LIMIT, BoundedApplication, NotFoundHandler, mended
 from eg_knative.gateway.serving import Serving
 from eg_knative.gateway.sessions_api import Sessions, session_handlers
 from eg_knative.gateway.status import status_handlers
 from eg_knative.processproxies.configuration import EgKnativeConfiguration, boolean, from_environment
+from eg_knative.settings import Settings
 
 
 class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ignore[misc]  # EG has no types
@@ -46,8 +49,8 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
     description = """
         Jupyter Enterprise Gateway with kernels that are ready before they are asked for.
 
-        Takes all options of `jupyter enterprisegateway` (as EgKnativeApp.… or EnterpriseGatewayApp.…) and reads its configuration file
-        and environment variables. Ctrl-C shuts kernels down; SIGTERM leaves them to the next gateway.
+        Takes all options of `jupyter enterprisegateway` (as EgKnativeApp.… or EnterpriseGatewayApp.…) and reads its
+        configuration file and environment variables. Ctrl-C shuts kernels down; SIGTERM leaves them to the next gateway.
     """
     examples = """
         jupyter egknative --port=8888 --pool-size=4
@@ -70,10 +73,13 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
         True, config=True, help="Whether GET /metrics asks for the token. (EG_KNATIVE_AUTHENTICATE_PROMETHEUS env var)"
     )
     idle_connection_timeout = Float(
-        60.0, min=1.0, config=True, help="Seconds that a connection may take for its request's headers, or stay idle between requests."
+        60.0,
+        min=1.0,
+        config=True,
+        help="Seconds that a connection may take for its request's headers, or stay idle between requests.",
     )
     body_timeout = Float(30.0, min=1.0, config=True, help="Seconds that a request's body may take to arrive.")
-    max_body_size = Integer(4 * 1024**2, min=1024, config=True, help="Bytes of a request's body; more is answered with 413.")
+    max_body_size = Integer(4 * 1024**2, min=1024, max=HARD_BODY_LIMIT, config=True, help="Bytes of a request's body; more is answered with 413.")
     kernel_manager_class = Type(
         default_value=GatewayKernels, klass=GatewayKernels, config=True, help="The kernel manager: GatewayKernels or a subclass."
     )
@@ -119,10 +125,18 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
 
     @default("unauthorized_users")
     def _unauthorized_users_default(self) -> set[str]:
-        # Refusing the name root protects a gateway that runs as root and impersonates its users. Without impersonation every kernel runs
-        # as the gateway's own user, whatever name is sent; then a gateway that runs as root would refuse all who send no name.
+        # Refusing the name root protects a gateway that runs as root and impersonates its users. Without impersonation every
+        # kernel runs as the gateway's own user, whatever name is sent; then a gateway that runs as root would refuse all who
+        # send no name.
         fallback = "" if getpass.getuser() == "root" and not self.impersonation_enabled else "root"
         return {name for name in os.environ.get("EG_UNAUTHORIZED_USERS", fallback).split(",") if name}
+
+    auth_token: str
+    config_file_name: str
+    port: int
+    token_made: bool
+    settings_of_runtime: Settings
+    sockets: list[socket.socket]
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Read options, bind the port, build everything that needs no event loop.
@@ -175,9 +189,12 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
         where = f"{self.ip or '*'}:{self.port}"
         if failure.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"Port {self.port} is taken: another program listens on {where}. Stop it, or give another with --port.", field="port"
+                f"Port {self.port} is taken: another program listens on {where}. Stop it, or give another with --port.",
+                field="port",
             ) from failure
-        raise ConfigurationError(f"Cannot listen on {where}: {failure.strerror}. Check --ip and --port.", field="port") from failure
+        raise ConfigurationError(
+            f"Cannot listen on {where}: {failure.strerror}. Check --ip and --port.", field="port"
+        ) from failure
 
     def start(self) -> None:
         """Serve until Ctrl-C or SIGTERM."""
@@ -200,7 +217,8 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
         self.log.info("eg-knative %s is available at %s", self.version, self.url)
         if self.token_made:
             print(  # noqa: T201  # the log redacts the token, as it should
-                f"\n    No token was given (EG_AUTH_TOKEN), so one was made. Use this address:\n        {self.url}?token={self.auth_token}\n",
+                "\n    No token was given (EG_AUTH_TOKEN), so one was made. Use this address:\n"
+                f"        {self.url}?token={self.auth_token}\n",
                 file=sys.stderr,
                 flush=True,
             )
@@ -274,7 +292,7 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
             ssl_options=self._build_ssl_options(),
             idle_connection_timeout=self.idle_connection_timeout,
             body_timeout=self.body_timeout,
-            max_body_size=max(64 * 1024**2, 2 * self.max_body_size),  # BoundedApplication answers the smaller excess
+            max_body_size=HARD_BODY_LIMIT,  # BoundedApplication answers the smaller excess
             max_header_size=64 * 1024,
         )
 

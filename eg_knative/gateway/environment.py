@@ -30,8 +30,8 @@ _KERNEL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}
 class EnvironmentPolicy:
     """The operator's word on environments.
 
-    `client`: names that a request may set besides `KERNEL_*`; `*` alone admits all. `inherited`: names and values that every kernel
-    gets from the gateway.
+    `client`: names that a request may set besides `KERNEL_*`; `*` alone admits all. `inherited`: names and values that every
+    kernel gets from the gateway.
     """
 
     client: frozenset[str]
@@ -83,7 +83,7 @@ def require_kernel_id(text: str) -> str:
     """A version 4 UUID as `uuid.uuid4()` prints it, as EG asks. Raises BadRequestError."""
     if not _KERNEL_ID.fullmatch(text):
         raise BadRequestError(
-            f"KERNEL_ID is not a version 4 UUID in lower case. Omit it, or send one such as {uuid.UUID(int=0x40008000 << 48, version=4)}.",
+            "KERNEL_ID is not a version 4 UUID in lower case. Omit it, or send one as Python's uuid.uuid4() makes it.",
             field="env.KERNEL_ID",
             reason="bad_kernel_id",
         )

@@ -8,7 +8,6 @@ from typing import Any
 
 from enterprise_gateway.services.kernels import handlers as eg_kernels
 from enterprise_gateway.services.kernelspecs import handlers as eg_kernelspecs
-from jupyter_server.auth import authorized
 from jupyter_server.services.kernels import handlers as jupyter_kernels
 from tornado import web
 
@@ -16,7 +15,7 @@ from eg_knative.errors import UnknownKernelspecError
 from eg_knative.gateway.kernels import GatewayKernels
 from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex
 from eg_knative.gateway.kernelspecs import rest_model
-from eg_knative.gateway.requests import GatewayHandler, mended
+from eg_knative.gateway.requests import GatewayHandler, mended, permitted
 from eg_knative.processproxies.authorization import is_authorized
 from eg_knative.processproxies.http import ReasonedHTTPError
 
@@ -27,7 +26,9 @@ FRESH_SECONDS = 0.25
 def require_listing(settings: dict[str, Any]) -> None:
     """Raises 403 when the operator has switched listing off (EG_LIST_KERNELS)."""
     if not settings.get("eg_list_kernels"):
-        raise ReasonedHTTPError(403, reason="listing_disabled", message="This gateway does not list kernels (EG_LIST_KERNELS is False).")
+        raise ReasonedHTTPError(
+            403, reason="listing_disabled", message="This gateway does not list kernels (EG_LIST_KERNELS is False)."
+        )
 
 
 class MainKernelHandler(GatewayHandler, eg_kernels.MainKernelHandler):  # type: ignore[misc]  # EG has no types
@@ -35,8 +36,7 @@ class MainKernelHandler(GatewayHandler, eg_kernels.MainKernelHandler):  # type: 
 
     _start: asyncio.Task[str] | None = None
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def post(self) -> None:
         """Start a kernel: `{"name", "env", "path"}`, all optional."""
         body = self.get_json_object()
@@ -63,8 +63,7 @@ class MainKernelHandler(GatewayHandler, eg_kernels.MainKernelHandler):  # type: 
             self._start.cancel()
         super().on_connection_close()
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def get(self) -> None:
         """List the kernels."""
         require_listing(self.settings)
@@ -74,14 +73,12 @@ class MainKernelHandler(GatewayHandler, eg_kernels.MainKernelHandler):  # type: 
 class KernelHandler(GatewayHandler, eg_kernels.KernelHandler):  # type: ignore[misc]
     """GET and DELETE /api/kernels/<id>."""
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def get(self, kernel_id: str) -> None:
         """One kernel."""
         self.finish(json.dumps(self.kernel_manager.kernel_model(kernel_id)))
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def delete(self, kernel_id: str) -> None:
         """End a kernel; answered when it is gone."""
         self.kernel_manager.check_kernel_id(kernel_id)
@@ -93,8 +90,7 @@ class KernelHandler(GatewayHandler, eg_kernels.KernelHandler):  # type: ignore[m
 class KernelActionHandler(GatewayHandler, jupyter_kernels.KernelActionHandler):  # type: ignore[misc]
     """POST /api/kernels/<id>/interrupt and …/restart. jupyter_server's answers a failed restart with a traceback."""
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def post(self, kernel_id: str, action: str) -> None:
         """Interrupt (204) or restart (200 and the model)."""
         self.kernel_manager.check_kernel_id(kernel_id)
@@ -133,9 +129,7 @@ class MainKernelSpecHandler(_KernelspecHandler):
         """All kernelspecs, from memory."""
         await self.index.refresh(older_than=FRESH_SECONDS)
         base_url = self.settings["base_url"]
-        specs = {
-            name: rest_model(entry, base_url=base_url) for name, entry in self.index.usable.items() if self.shown(entry)
-        }
+        specs = {name: rest_model(entry, base_url=base_url) for name, entry in self.index.usable.items() if self.shown(entry)}
         self.finish(json.dumps({"default": self.kernel_manager.default_kernel_name, "kernelspecs": specs}))
 
 

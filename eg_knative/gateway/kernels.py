@@ -1,8 +1,8 @@
 """All kernels of the gateway: EG's mapping kernel manager, with warm kernels beside those of EG's own process proxies.
 
-A start asks the kernelspec index (memory), decides the environment, the user and the limits, and only then makes anything. Each request
-has its own environment from here down; nothing shared is changed on its behalf. What is not ours (LocalProcessProxy and the like) goes
-through EG's own kernel manager as before.
+A start asks the kernelspec index (memory), decides the environment, the user and the limits, and only then makes anything.
+Each request has its own environment from here down; nothing shared is changed on its behalf. What is not ours
+(LocalProcessProxy and the like) goes through EG's own kernel manager as before.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex
 from eg_knative.gateway.managed_kernel import ManagedKernel
 from eg_knative.gateway.relay import KernelRelay, Relays
 from eg_knative.gateway.warm_kernel import WarmKernelManager, utc_now
+from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.pool.events import KernelEvent
-from eg_knative.pool.manager import ClaimedKernel
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import ReasonedHTTPError
 from eg_knative.processproxies.pooled import PooledProcessProxy
@@ -41,7 +41,8 @@ DIRECTORY_TIMEOUT = 5.0
 """Seconds to find out whether a working directory exists; a network file system may hang."""
 
 MAXIMUM_SOCKETS = 16_384
-"""ZeroMQ sockets of the shared context. libzmq's default, 1,023, is four for each connected kernel too few for a large gateway."""
+"""ZeroMQ sockets of the shared context. libzmq's default, 1,023, is four for each connected kernel too few for a large
+gateway."""
 
 log = logging.getLogger(__name__)
 
@@ -197,8 +198,8 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
                 usable = False
             if not usable:
                 raise BadRequestError(
-                    "KERNEL_WORKING_DIR is not a directory that can be entered on the gateway's machine. Create it, send another, or "
-                    "set EG_MIRROR_WORKING_DIRS=False at the gateway to ignore it.",
+                    "KERNEL_WORKING_DIR is not a directory that can be entered on the gateway's machine. Create it, send "
+                    "another, or set EG_MIRROR_WORKING_DIRS=False at the gateway to ignore it.",
                     field="KERNEL_WORKING_DIR",
                     reason="working_directory_missing",
                 )
@@ -290,9 +291,7 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
 
     async def shutdown_everything(self, *, warm: bool) -> None:
         """At the gateway's end: all kernels at once, within SHUTDOWN_TIMEOUT. `warm`: ours too; else only EG's own."""
-        doomed = [
-            kernel_id for kernel_id, manager in self._kernels.items() if warm or not isinstance(manager, WarmKernelManager)
-        ]
+        doomed = [kernel_id for kernel_id, manager in self._kernels.items() if warm or not isinstance(manager, WarmKernelManager)]
         tasks = [asyncio.ensure_future(self.shutdown_kernel(kernel_id, now=True)) for kernel_id in doomed]
         if tasks:
             done, late = await asyncio.wait(tasks, timeout=SHUTDOWN_TIMEOUT)

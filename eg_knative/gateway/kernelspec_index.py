@@ -1,8 +1,9 @@
 """Which kernelspecs there are, kept in memory and looked after in the background.
 
-It exists because EG walks the disk on its event loop for every GET /api/kernelspecs and for every kernel. Here a thread looks at names,
-sizes and times of the files once a second, reads what changed, and swaps one frozen snapshot. A broken `kernel.json` hides itself alone,
-and is told once. Changes appear within about a second; a request for an unknown name looks at the disk once more before it fails.
+It exists because EG walks the disk on its event loop for every GET /api/kernelspecs and for every kernel. Here a thread looks
+at names, sizes and times of the files once a second, reads what changed, and swaps one frozen snapshot. A broken
+`kernel.json` hides itself alone, and is told once. Changes appear within about a second; a request for an unknown name looks
+at the disk once more before it fails.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ INTERVAL_SECONDS = 1.0
 
 PROXY_PACKAGE = "eg_knative.processproxies."
 """Kernelspecs whose process proxy lives here are ours; the others are left to EG."""
+
+log = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str, int, int, int], ...]
 
@@ -140,13 +143,12 @@ def _is_resource(file: str) -> bool:
 class KernelspecIndex:
     """The snapshot, and the task that renews it.
 
-    `find` lists the kernelspec directories, name to path, and is called in a thread. `changed` is called on the event loop with the new
-    snapshot, at the first look and after each change.
+    `find` lists the kernelspec directories, name to path, and is called in a thread. `changed` is called on the event loop
+    with the new snapshot, at the first look and after each change.
     """
 
-    def __init__(self, *, find: Callable[[], Mapping[str, str]], log: logging.Logger, python: str = sys.executable) -> None:
+    def __init__(self, *, find: Callable[[], Mapping[str, str]], python: str = sys.executable) -> None:
         self._find = find
-        self._log = log
         self._python = python
         self._signatures: dict[str, Signature] = {}
         self._told: dict[str, str] = {}
@@ -228,7 +230,7 @@ class KernelspecIndex:
         broken = {name: entry.error.message for name, entry in self.snapshot.items() if entry.error is not None}
         for name, message in broken.items():
             if self._told.get(name) != message:
-                self._log.warning("%s It is hidden until it is mended.", message)
+                log.warning("%s It is hidden until it is mended.", message)
         self._told = broken
 
     async def _watch(self) -> None:
@@ -237,13 +239,14 @@ class KernelspecIndex:
             try:
                 await self.refresh()
             except OSError as error:
-                self._log.warning("The kernelspecs cannot be looked at: %s. The last known ones are served.", error)
+                log.warning("The kernelspecs cannot be looked at: %s. The last known ones are served.", error)
             except Exception:
-                self._log.exception("Looking at the kernelspecs failed; the last known ones are served")
+                log.exception("Looking at the kernelspecs failed; the last known ones are served")
 
 
 def _signature(directory: str) -> Signature:
-    """Names, identities, sizes and times of the directory's files; follows symlinks, so a ConfigMap's swap of `..data` is seen."""
+    """Names, identities, sizes and times of the directory's files; follows symlinks, so a ConfigMap's swap of `..data` is
+    seen."""
     parts = []
     try:
         for file in sorted(os.listdir(directory)):

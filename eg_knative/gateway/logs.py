@@ -1,9 +1,9 @@
 """What never gets into a log: keys, tokens, environments.
 
-Three walls. Our own code does not log them. Requests are logged by a function that removes secrets from the URL. And because EG,
-jupyter_server and tornado have lines of their own that print a body, an environment or a connection file at DEBUG, a filter on the
-handlers of the root and the application's logger replaces those lines and any text of the gateway's token. It does not know the
-values of other people's secrets.
+Three walls. Our own code does not log them. Requests are logged by a function that removes secrets from the URL. And because
+EG, jupyter_server and tornado have lines of their own that print a body, an environment or a connection file at DEBUG, a
+filter on the handlers of the root and the application's logger replaces those lines and any text of the gateway's token. It
+does not know the values of other people's secrets.
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ class Metrics:
         self._members_ended = Counter(
             "eg_knative_members_ended", "Members that ended before a claim.", ["kernelspec", "outcome"], registry=r
         )
-        self._adopted = Counter("eg_knative_kernels_adopted", "Kernels taken over from an earlier gateway.", ["kernelspec"], registry=r)
+        self._adopted = Counter(
+            "eg_knative_kernels_adopted", "Kernels taken over from an earlier gateway.", ["kernelspec"], registry=r
+        )
         self._deaths = Counter("eg_knative_kernel_deaths", "Kernels that ended unasked, by reason.", ["reason"], registry=r)
         self._restarts = Counter("eg_knative_kernel_restarts", "Restarts in place, asked for or not.", registry=r)
         self._members = Gauge("eg_knative_members", "Members by state.", ["kernelspec", "state"], registry=r)

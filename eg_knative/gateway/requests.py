@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from http.client import responses
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from enterprise_gateway.mixins import CORSMixin
 from jupyter_client.multikernelmanager import DuplicateKernelError as JupyterDuplicateKernelError
+from jupyter_server.auth import authorized
 from tornado import httputil, web
 
 from eg_knative.errors import BadRequestError, EgKnativeError
@@ -23,6 +24,16 @@ from eg_knative.gateway import token
 from eg_knative.processproxies.http import ReasonedHTTPError, http_error
 
 log = logging.getLogger(__name__)
+
+HARD_BODY_LIMIT = 64 * 1024**2
+"""Bytes; a body that says it is larger is not read at all."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def permitted(method: Method) -> Method:
+    """Ask the operator's authorizer (EG's authorizer_class), as jupyter_server's handlers do."""
+    return cast("Method", web.authenticated(authorized(method)))
 
 
 def reason_word(status: int) -> str:
@@ -44,8 +55,14 @@ def describe(status: int, error: BaseException | None) -> dict[str, str]:
         if message and error.args:
             message = message % error.args
         # EG puts whole sentences where HTTP has a phrase.
-        return {"reason": reason_word(status), "message": message or error.reason or responses.get(status, "")}
-    return {"reason": reason_word(status), "message": responses.get(status, "Error")}
+        return {"reason": reason_word(status), "message": message or error.reason or _sentence(status)}
+    return {"reason": reason_word(status), "message": _sentence(status)}
+
+
+def _sentence(status: int) -> str:
+    if status == 405:
+        return "This path does not take that method."
+    return f"{responses.get(status, 'Error')}."
 
 
 class GatewayHandler(web.RequestHandler):
@@ -150,7 +167,9 @@ class NotFoundHandler(JSONHandler):
 
     def prepare(self) -> Awaitable[None] | None:
         """Always raises."""
-        raise ReasonedHTTPError(404, reason="not_found", message="There is nothing at this path. See docs/rest.md for what there is.")
+        raise ReasonedHTTPError(
+            404, reason="not_found", message="There is nothing at this path. See docs/rest.md for what there is."
+        )
 
 
 def mended(handler: type[Any]) -> type[Any]:
@@ -170,50 +189,55 @@ class BoundedApplication(web.Application):
         super().__init__(*args, **kwargs)
         self._maximum_body_bytes = maximum_body_bytes
 
-    def start_request(
-        self, server_conn: object, request_conn: httputil.HTTPConnection
-    ) -> httputil.HTTPMessageDelegate:
+    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """See tornado."""
         return _Bounded(super().start_request(server_conn, request_conn), request_conn, limit=self._maximum_body_bytes)
 
 
 class _Bounded(httputil.HTTPMessageDelegate):
+    """Drops what is too much and answers when the body is over: a client that is still sending would not read the answer."""
+
     def __init__(self, inner: httputil.HTTPMessageDelegate, connection: httputil.HTTPConnection, *, limit: int) -> None:
         self._inner = inner
         self._connection = connection
         self._limit = limit
         self._received = 0
-        self._refused = False
+        self._excess = False
+        self._answered = False
 
     def headers_received(
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> Awaitable[None] | None:
         length = headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._limit):
-            self._refuse()
+            self._excess = True
+            if len(length) > 15 or int(length) > HARD_BODY_LIMIT or headers.get("Expect"):
+                self._answer()
             return None
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._refused:
+        if self._excess:
             return None
         self._received += len(chunk)
         if self._received > self._limit:
+            self._excess = True
             self._inner.on_connection_close()
-            self._refuse()
             return None
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        if not self._refused:
+        if not self._excess:
             self._inner.finish()
+        elif not self._answered:
+            self._answer()
 
     def on_connection_close(self) -> None:
-        if not self._refused:
+        if not self._excess:
             self._inner.on_connection_close()
 
-    def _refuse(self) -> None:
-        self._refused = True
+    def _answer(self) -> None:
+        self._answered = True
         message = f"The body is larger than {self._limit} bytes. Send less; large data belongs in a file."
         body = json.dumps({"reason": "body_too_large", "message": message}).encode()
         headers = httputil.HTTPHeaders(

@@ -1,8 +1,9 @@
 """One run of the gateway, from the first adopted kernel to the last closed socket.
 
-The order matters. At the start: kernelspecs, runtime (which adopts what an earlier gateway left), kernels, and only then requests, so
-that a client which reconnects early waits in the socket's queue instead of hearing that its kernel is unknown. At the end: no more
-requests, then the kernels as the signal says, then the clients' connections, then the runtime. Everything is bounded in time.
+The order matters. At the start: kernelspecs, runtime (which adopts what an earlier gateway left), kernels, and only then
+requests, so that a client which reconnects early waits in the socket's queue instead of hearing that its kernel is unknown.
+At the end: no more requests, then the kernels as the signal says, then the clients' connections, then the runtime. Everything
+is bounded in time.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Serving:
         self.metrics = Metrics(version=app.version)
         self.kernels: GatewayKernels = app.kernel_manager
         self.relays = Relays(context=self.kernels.context)
-        self.index = KernelspecIndex(find=app.kernel_spec_manager.find_kernel_specs, log=self.log)
+        self.index = KernelspecIndex(find=app.kernel_spec_manager.find_kernel_specs)
         self.runtime = Runtime.get_or_create(app.settings_of_runtime)
         self.kernels.index = self.index
         self.kernels.relays = self.relays

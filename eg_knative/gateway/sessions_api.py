@@ -1,8 +1,9 @@
 """GET, POST, PATCH and DELETE /api/sessions: a path and its kernel.
 
-EG's own session manager answers synchronously where jupyter_server's handlers await, so that all but the first POST fail with 500. Here is
-the same API in full. Gateway clients never call it (sessions stay on the notebook server); scripts do. Sessions live in memory: a
-restarted gateway has the kernels and no sessions, as EG. A kernel started here gets no environment but the operator's.
+EG's own session manager answers synchronously where jupyter_server's handlers await, so that all but the first POST fail with
+500. Here is the same API in full. Gateway clients never call it (sessions stay on the notebook server); scripts do. Sessions
+live in memory: a restarted gateway has the kernels and no sessions, as EG. A kernel started here gets no environment but the
+operator's.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ import uuid
 from typing import Any
 
 from enterprise_gateway.mixins import CORSMixin
-from jupyter_server.auth import authorized
 from jupyter_server.services.sessions.handlers import SessionsAPIHandler
-from tornado import web
 
 from eg_knative.errors import BadRequestError
 from eg_knative.gateway.handlers import require_listing
 from eg_knative.gateway.kernels import GatewayKernels
-from eg_knative.gateway.requests import GatewayHandler
+from eg_knative.gateway.requests import GatewayHandler, permitted
 from eg_knative.processproxies.http import ReasonedHTTPError
 
 
@@ -145,15 +144,13 @@ class _SessionsHandler(GatewayHandler, CORSMixin, SessionsAPIHandler):  # type: 
 class SessionRootHandler(_SessionsHandler):
     """/api/sessions."""
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def get(self) -> None:
         """List the sessions."""
         require_listing(self.settings)
         self.finish(json.dumps([session.model(self.kernels) for session in self.sessions.all()]))
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def post(self) -> None:
         """Make a session and its kernel, or return the one that the path has."""
         body = _flatten(self.get_json_object())
@@ -173,14 +170,12 @@ class SessionRootHandler(_SessionsHandler):
 class SessionHandler(_SessionsHandler):
     """/api/sessions/<id>."""
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def get(self, session_id: str) -> None:
         """One session."""
         self.finish(json.dumps(self.sessions.get(session_id).model(self.kernels)))
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def patch(self, session_id: str) -> None:
         """Rename the session or change its kernel."""
         body = _flatten(self.get_json_object())
@@ -193,8 +188,7 @@ class SessionHandler(_SessionsHandler):
             await self.sessions.use_kernel(session, kernel_name=kernel_name, kernel_id=kernel_id)
         self.finish(json.dumps(session.model(self.kernels)))
 
-    @web.authenticated
-    @authorized
+    @permitted
     async def delete(self, session_id: str) -> None:
         """End the session and its kernel."""
         await self.sessions.delete(session_id)

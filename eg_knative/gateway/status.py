@@ -1,7 +1,7 @@
 """The gateway's own REST: what the pools hold, how one kernel was launched, metrics, and whether the gateway is well.
 
-No answer holds a key, a token or an environment. /healthz and /readyz need no token, so that whatever restarts containers can ask them,
-and say nothing about anybody.
+No answer holds a key, a token or an environment. /healthz and /readyz need no token, so that whatever restarts containers can
+ask them, and say nothing about anybody.
 """
 
 from __future__ import annotations

@@ -54,4 +54,5 @@ def presented_tokens(*, authorization: str | None, arguments: Sequence[str]) -> 
 def accepts(token: str, *, presented: Sequence[str]) -> bool:
     """True when one of `presented` is `token`; takes the same time whatever is wrong with them."""
     expected = token.encode()
-    return any([hmac.compare_digest(candidate.encode("utf-8", "surrogatepass"), expected) for candidate in presented])
+    results = [hmac.compare_digest(candidate.encode("utf-8", "surrogatepass"), expected) for candidate in presented]
+    return any(results)

@@ -1,8 +1,8 @@
 """The kernel manager of one kernel that a pool gave us: jupyter_client's interface over a `ClaimedKernel`.
 
-It starts no process, writes no connection file, picks no ports, watches nothing by polling and opens no socket: the claim brings all that.
-Its launcher restarts the kernel in place, so jupyter_client's restarter is never started. State and activity come from the
-launcher's beats and, while somebody is connected, from the relay.
+It starts no process, writes no connection file, picks no ports, watches nothing by polling and opens no socket: the claim
+brings all that. Its launcher restarts the kernel in place, so jupyter_client's restarter is never started. State and activity
+come from the launcher's beats and, while somebody is connected, from the relay.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from enterprise_gateway.services.kernels.remotemanager import RemoteKernelManager
 
 from eg_knative.errors import LaunchError
+from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.pool.events import KernelEvent
-from eg_knative.pool.manager import ClaimedKernel
 from eg_knative.processproxies.base import ClaimProxy, apply_connection, launch_timeout_of
 from eg_knative.specification import KernelSpecification
 
@@ -36,17 +36,18 @@ class WarmKernelManager(RemoteKernelManager):  # type: ignore[misc]  # EG has no
     execution_state: str = "starting"
     reason: str = ""
     default_launch_timeout: float = 40.0
+    kernel: ClaimProxy | None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.last_activity = utc_now()
         self._stop_hearing: Callable[[], None] | None = None
+        self.process_proxy: ClaimProxy | None = None
 
     @property
     def claimed(self) -> ClaimedKernel | None:
         """The pool's kernel behind this manager."""
-        proxy = self.process_proxy
-        return proxy.claimed if isinstance(proxy, ClaimProxy) else None
+        return self.process_proxy.claimed if self.process_proxy is not None else None
 
     async def start(self, proxy: ClaimProxy, *, env: Mapping[str, str], working_directory: str | None) -> None:
         """Claim a kernel through `proxy`. Raises EgKnativeError with nothing left behind."""
@@ -58,7 +59,7 @@ class WarmKernelManager(RemoteKernelManager):  # type: ignore[misc]  # EG has no
         proxy.take(claimed)
         self.process_proxy = proxy
         self.kernel = proxy
-        self._launch_args = {}
+        self._launch_args: dict[str, Any] = {}
         self.username = claimed.claim.username
         beat = claimed.latest_beat
         self.execution_state = beat.kernel_state if beat is not None and beat.kernel_state in {"idle", "busy"} else "idle"
@@ -106,13 +107,12 @@ class WarmKernelManager(RemoteKernelManager):  # type: ignore[misc]  # EG has no
         if self._stop_hearing is not None:
             self._stop_hearing()
             self._stop_hearing = None
-        if isinstance(self.process_proxy, ClaimProxy):
+        if self.process_proxy is not None:
             self.process_proxy.claimed = None
         self.kernel = None
         self._close_control_socket()
-        for link in self._links:
+        for link in self.__dict__.pop("_links", ()):  # EG's links to the application's options
             link.unlink()
-        self._links = []
 
     def hear(self, event: KernelEvent) -> None:
         """Keep state, activity and connection up to date. Called on the event loop for every event of the kernel."""
@@ -143,5 +143,3 @@ class WarmKernelManager(RemoteKernelManager):  # type: ignore[misc]  # EG has no
         if claimed is None:
             raise LaunchError(f"Kernel {self.kernel_id} is not running. Start a new one.", reason="not_running")
         return claimed
-
-

@@ -1,7 +1,7 @@
 """Who may start which kernel: Enterprise Gateway's sets of users, decided by pure functions.
 
-A user name here is what the request says (`KERNEL_USERNAME`); it is not proof of identity. Proof is the token's and the authorizer's
-business.
+A user name here is what the request says (`KERNEL_USERNAME`); it is not proof of identity. Proof is the token's and the
+authorizer's business.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def require_authorized(
     """Raises NotAllowedError (reason `unauthorized_user`, field `KERNEL_USERNAME`) that says how to go on."""
     if not is_authorized(username, config=config, authorized=authorized, unauthorized=unauthorized):
         raise NotAllowedError(
-            f"User '{username}' may not start kernel '{kernelspec}'. Send another user name as KERNEL_USERNAME in the request's env, "
-            "or ask the operator to change authorized_users or unauthorized_users.",
+            f"User '{username}' may not start kernel '{kernelspec}'. Send another user name as KERNEL_USERNAME in "
+            "the request's env, or ask the operator to change authorized_users or unauthorized_users.",
             reason="unauthorized_user",
             field="KERNEL_USERNAME",
         )

@@ -1,10 +1,11 @@
-"""What our process proxies share with Enterprise Gateway's contract: synchronous questions are answered from memory, and orders become
-owned background tasks.
+"""What our process proxies share with Enterprise Gateway's contract: synchronous questions are answered from memory, and
+orders become owned background tasks.
 
-A proxy here is an adapter between one kernel manager (jupyter_client's idea of a kernel) and one `ClaimedKernel` (the pool's). It holds no
-logic of launching. It works in stock Enterprise Gateway, whose kernel manager restarts a kernel by ending one proxy and making another:
-then the claimed kernel is handed from the old proxy to the new one and restarted in place, with the ports and the key that open
-channels use. It does not derive from RemoteProcessProxy, so EG's response port is never opened for it.
+A proxy here is an adapter between one kernel manager (jupyter_client's idea of a kernel) and one `ClaimedKernel` (the
+pool's). It holds no logic of launching. It works in stock Enterprise Gateway, whose kernel manager restarts a kernel by
+ending one proxy and making another: then the claimed kernel is handed from the old proxy to the new one and restarted in
+place, with the ports and the key that open channels use. It does not derive from RemoteProcessProxy, so EG's response port is
+never opened for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC
 
 from eg_knative.errors import BadRequestError, EgKnativeError, LauncherError
-from eg_knative.pool.manager import ClaimedKernel
+from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import http_error
 from eg_knative.processproxies.tasks import OwnedTasks
@@ -146,8 +147,8 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
     def send_signal(self, signum: int) -> bool | None:
         """Send a signal in the background. EG's convention: None, or False when there is no kernel.
 
-        SIGKILL and SIGTERM mean that the kernel shall end, so they end the member with it; otherwise the launcher would rightly restart
-        a kernel that was killed. In a restart they do nothing: the restart in place replaces the process.
+        SIGKILL and SIGTERM mean that the kernel shall end, so they end the member with it; otherwise the launcher would
+        rightly restart a kernel that was killed. In a restart they do nothing: the restart in place replaces the process.
         """
         if self.poll() is not None or self.claimed is None:
             return False
@@ -216,8 +217,8 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
 
 
 def stock_environment(kernel_manager: Any) -> dict[str, str]:
-    """The kernel's environment when nobody on the floor above has made one: what the operator lets kernels inherit, then what the request
-    was allowed to set. EG itself would pass on the gateway's whole environment when the request has none."""
+    """The kernel's environment when nobody on the floor above has made one: what the operator lets kernels inherit, then what
+    the request was allowed to set. EG itself would pass on the gateway's whole environment when the request has none."""
     inherited = {name: os.environ[name] for name in kernel_manager.inherited_envs if name and name in os.environ}
     return {**inherited, **kernel_manager.user_overrides}
 

@@ -1,8 +1,9 @@
 """The options of a gateway process, as traits, and how they become `Settings`.
 
 They live on this floor because stock Enterprise Gateway has no other place to ask: there the first process proxy builds this
-object below the running application, so that `c.EgKnativeConfiguration.pool_size = 4` works in either. Our own application inherits
-from it, so that the same options are also its own (`--EgKnativeApp.pool_size`). Each option has an environment variable, as EG's have.
+object below the running application, so that `c.EgKnativeConfiguration.pool_size = 4` works in either. Our own application
+inherits from it, so that the same options are also its own (`--EgKnativeApp.pool_size`). Each option has an environment
+variable, as EG's have.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ class EgKnativeConfiguration(Configurable):
 
     run_directory = Unicode(
         config=True,
-        help="""Private directory where local kernels are recorded; the next gateway with the same directory adopts them. Default: a
-        directory of this gateway's port in Jupyter's runtime directory. (EG_KNATIVE_RUN_DIRECTORY env var)""",
+        help="""Private directory where local kernels are recorded; the next gateway with the same directory adopts them.
+        Default: a directory of this gateway's port in Jupyter's runtime directory. (EG_KNATIVE_RUN_DIRECTORY env var)""",
     )
 
     @default("run_directory")
@@ -142,7 +143,8 @@ class EgKnativeConfiguration(Configurable):
     minimum_free_memory = Integer(
         min=0,
         config=True,
-        help="Mebibytes of memory that must be free before a local kernel is started for the pool. (EG_KNATIVE_MINIMUM_FREE_MEMORY env var)",
+        help="""Mebibytes of memory that must be free before a local kernel is started for the pool.
+        (EG_KNATIVE_MINIMUM_FREE_MEMORY env var)""",
     )
 
     @default("minimum_free_memory")
@@ -153,7 +155,8 @@ class EgKnativeConfiguration(Configurable):
     unclaimed_timeout = Float(
         min=1.0,
         config=True,
-        help="Seconds after which a ready kernel that no gateway holds any more ends itself. (EG_KNATIVE_UNCLAIMED_TIMEOUT env var)",
+        help="""Seconds after which a ready kernel that no gateway holds any more ends itself.
+        (EG_KNATIVE_UNCLAIMED_TIMEOUT env var)""",
     )
 
     @default("unclaimed_timeout")
@@ -163,7 +166,8 @@ class EgKnativeConfiguration(Configurable):
     abandoned_timeout = Float(
         min=1.0,
         config=True,
-        help="Seconds after which a kernel in use that no gateway holds any more ends itself. (EG_KNATIVE_ABANDONED_TIMEOUT env var)",
+        help="""Seconds after which a kernel in use that no gateway holds any more ends itself.
+        (EG_KNATIVE_ABANDONED_TIMEOUT env var)""",
     )
 
     @default("abandoned_timeout")
@@ -172,8 +176,8 @@ class EgKnativeConfiguration(Configurable):
 
     mirror_working_dirs = Bool(
         config=True,
-        help="""Start a local kernel in the directory that the request names in KERNEL_WORKING_DIR, which must exist here. JupyterLab sends
-        the notebook's. False: ignore it. (EG_MIRROR_WORKING_DIRS env var)""",
+        help="""Start a local kernel in the directory that the request names in KERNEL_WORKING_DIR, which must exist here.
+        JupyterLab sends the notebook's. False: ignore it. (EG_MIRROR_WORKING_DIRS env var)""",
     )
 
     @default("mirror_working_dirs")

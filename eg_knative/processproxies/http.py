@@ -34,14 +34,18 @@ def status_of(error: errors.EgKnativeError) -> int:
 class ReasonedHTTPError(web.HTTPError):
     """An HTTPError with a reason word (`reason`), a sentence for people (`message`) and, where one is at fault, a field.
 
-    `message` is kept apart from tornado's `log_message`, which is a %-template.
+    `message` is shown as it is; it is no template.
     """
 
     def __init__(self, status: int, *, reason: str, message: str, field: str | None = None) -> None:
-        super().__init__(status, reason=reason)
+        super().__init__(status, message, reason=reason)
         self.message = message
-        self.log_message = message
         self.field = field
+
+    @property
+    def log_message(self) -> str:
+        """As it is. tornado's doubles every % sign, and EG sends that to the client."""
+        return self.message
 
 
 def http_error(error: errors.EgKnativeError) -> ReasonedHTTPError:

@@ -1,8 +1,8 @@
 """PooledProcessProxy: a kernelspec that names it gets kernels that run already.
 
-Name it in `kernel.json` as `metadata.process_proxy.class_name`: `eg_knative.processproxies.pooled.PooledProcessProxy`. It works in
-`jupyter egknative` and in stock `jupyter enterprisegateway`; in the latter the first proxy of the process builds the runtime, and a pool
-begins to fill when its kernelspec is first used.
+Name it in `kernel.json` as `metadata.process_proxy.class_name`: `eg_knative.processproxies.pooled.PooledProcessProxy`. It
+works in `jupyter egknative` and in stock `jupyter enterprisegateway`; in the latter the first proxy of the process builds the
+runtime, and a pool begins to fill when its kernelspec is first used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import getpass
 import uuid
 import weakref
 
-from eg_knative.pool.manager import ClaimedKernel
+from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.processproxies.base import ClaimProxy, launch_timeout_of
 from eg_knative.processproxies.configuration import EgKnativeConfiguration
 from eg_knative.runtime import Runtime

@@ -1,7 +1,7 @@
 """Background tasks with an owner.
 
-jupyter_client calls some methods of a process proxy synchronously (send_signal, kill, cleanup); what they start must neither block
-nor be forgotten: it is kept here, its failure is logged, and whoever ends the process waits for it.
+jupyter_client calls some methods of a process proxy synchronously (send_signal, kill, cleanup); what they start must neither
+block nor be forgotten: it is kept here, its failure is logged, and whoever ends the process waits for it.
 """
 
 from __future__ import annotations
