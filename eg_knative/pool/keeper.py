@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eg_knative.errors import EgKnativeError, LaunchError, LaunchTimeoutError
+from eg_knative.errors import EgKnativeError, LauncherError, LaunchError, LaunchTimeoutError
 from eg_knative.names import new_member_name
 from eg_knative.pool.events import PoolEvent
 from eg_knative.pool.expectations import Expectations
@@ -39,7 +39,7 @@ RETIRE_GRACE_SECONDS = 0.5
 """Nobody's state is in a member that was never claimed."""
 
 LAST_WORD_SECONDS = 0.2
-"""A start that fails knows better why than the news that its launcher is gone; it gets so long to say it."""
+"""That a launcher is gone and that a start fails come to be known in any order; who knows why gets so long to say it."""
 
 _STOP_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -165,6 +165,10 @@ class Keeper:
             await asyncio.wait({work, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if entry.ended.is_set() and not work.done():
                 await asyncio.wait({work}, timeout=LAST_WORD_SECONDS)
+            if work.done() and not work.cancelled() and isinstance(work.exception(), LauncherError):
+                await asyncio.wait({ended}, timeout=LAST_WORD_SECONDS)
+                if entry.ended.is_set():
+                    raise self._ended_error(entry)
             if work.done():
                 work.result()
             elif entry.ended.is_set():
@@ -240,7 +244,7 @@ class Keeper:
             return
         if not entry.for_claim:
             self._roster.pool(entry.kernelspec).back_off.failed(now=self._clock(), error=error.message)
-            logger.warning("A member of %s could not be started: %s", entry.kernelspec, error.message)
+            logger.warning("The pool of %s has lost a start: %s", entry.kernelspec, error.message)
         self._emit(
             PoolEvent(
                 kind="start-failed", kernelspec=entry.kernelspec, member=entry.name, reason=error.reason, message=error.message
@@ -363,9 +367,10 @@ class Keeper:
         self._changed()
 
     async def _close_parts(self, entry: PoolMember) -> None:
-        if entry.channels is not None:
-            entry.channels.close()
-            entry.channels = None
+        for channels in (entry.channels, entry.kernel.take_channels() if entry.kernel is not None else None):
+            if channels is not None:
+                channels.close()
+        entry.channels = None
         if entry.hold is not None:
             await entry.hold.close()
         if entry.client is not None:

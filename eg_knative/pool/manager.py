@@ -37,6 +37,9 @@ from eg_knative.wire.hold import Hold
 logger = logging.getLogger(__name__)
 
 SLOW_CLOCK_SECONDS = 5.0
+SHORTEST_PAUSE_SECONDS = 0.01
+"""Between two looks when only time has passed: rounding must not make the loop turn on the spot."""
+
 ADOPTION_PATIENCE_SECONDS = 5.0
 """`open` waits so long for found members to be heard; slower ones are taken over when they answer."""
 
@@ -221,7 +224,7 @@ class PoolManager:
                 pause = SLOW_CLOCK_SECONDS
             waiting = asyncio.ensure_future(self._wake.wait())
             try:
-                await asyncio.wait({waiting}, timeout=pause)
+                await asyncio.wait({waiting}, timeout=max(pause, SHORTEST_PAUSE_SECONDS))
             finally:
                 waiting.cancel()
 

@@ -122,7 +122,7 @@ def settled(pool: KernelspecPool, *, now: float) -> bool:
 
 
 def oldest_aged(pool: KernelspecPool, *, now: float) -> PoolMember | None:
-    """The oldest claimable ready member that has passed the kernelspec's maximum age."""
+    """The oldest claimable ready member that has passed the kernelspec's maximum age, unless one is being replaced."""
     return _oldest_aged(pool, [], now=now, times=[])
 
 
@@ -165,9 +165,7 @@ def _surplus(pool: KernelspecPool, staying: list[PoolMember]) -> list[tuple[Pool
 def _oldest_aged(
     pool: KernelspecPool, leaving: list[tuple[PoolMember, str]], *, now: float, times: list[float]
 ) -> PoolMember | None:
-    if pool.specification is None or any(
-        member.replaces_aged and member.state is MemberState.BOOTING for member in pool.members.values()
-    ):
+    if pool.specification is None or any(_is_replacing(member) for member in pool.members.values()):
         return None
     gone = {member.name for member, _ in leaving}
     ready = [member for member in pool.members.values() if member.claimable and member.name not in gone]
@@ -179,3 +177,10 @@ def _oldest_aged(
         return oldest
     times.append(left)
     return None
+
+
+def _is_replacing(member: PoolMember) -> bool:
+    """An aged member is on its way out, or its replacement on its way in."""
+    if member.state is MemberState.RETIRING:
+        return member.retired_because == "aged"
+    return member.replaces_aged and member.state is MemberState.BOOTING

@@ -1,8 +1,8 @@
 """A substrate, launchers and channels that fail on command and run in virtual time.
 
-They are fakes for what the real ones cannot be made to show on demand: lost answers, lagging counts, races, deaths at any moment. What
-the real ones do is tested in tests/integration/pool. A FakeLauncher keeps the launcher protocol's promises: one claim per boot
-id, the same claim id again gets the same answer, a refusal leaves it ready.
+They are fakes for what the real ones cannot be made to show on demand: lost answers, lagging counts, races, deaths at
+any moment. What the real ones do is tested in tests/integration/pool. A FakeLauncher keeps the launcher protocol's
+promises: one claim per boot id, the same claim id again gets the same answer, a refusal leaves it ready.
 """
 
 from __future__ import annotations
