@@ -7,6 +7,7 @@ started. Nothing of the user's Jupyter configuration is read.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 KERNELSPEC = "python_pooled_local"
 USER = "tester"
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -58,6 +60,12 @@ def gateway_environment(gateway: Server) -> dict[str, str]:
         "JUPYTER_GATEWAY_RETRY_MAX": "120",
         "KERNEL_USERNAME": USER,
     }
+
+
+def _die_with_the_tests() -> None:
+    """SIGTERM when the test run is killed (Linux only), so that it leaves no server behind."""
+    if LIBC is not None:
+        LIBC.prctl(1, signal.SIGTERM)
 
 
 class Server:
@@ -96,6 +104,7 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_the_tests,
             )
         deadline = time.monotonic() + timeout
         while True:
