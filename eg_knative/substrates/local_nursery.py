@@ -155,10 +155,11 @@ class Nursery:
         return zygote
 
     def _died(self, nest: _Nest, why: str) -> None:
+        if nest.zygote is None:
+            return  # it never got as far as that, and whoever starts it tells
         log.warning("A zygote ended: %s", why)
-        if nest.zygote is not None:
-            self._retire(nest.zygote)
-            nest.zygote = None
+        self._retire(nest.zygote)
+        nest.zygote = None
         self._blame(nest, f"The zygote ended: {why}.")
 
     def _blame(self, nest: _Nest, why: str) -> None:
