@@ -34,7 +34,7 @@ log = logging.getLogger("eg_launcher")
 
 _RESTART_WINDOW_SECONDS = 60.0
 # Long enough for quick atexit handlers, short enough that nobody waits for libzmq's farewells.
-_GRACEFUL_SECONDS = 0.04
+_GRACEFUL_SECONDS = 0.03
 _FAILED_LINGER_SECONDS = 10.0
 EXIT_ASKED, EXIT_CONFIGURATION, EXIT_KERNEL, EXIT_INTERNAL = 0, 2, 3, 4
 
