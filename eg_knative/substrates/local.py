@@ -27,6 +27,7 @@ from eg_knative.substrates.local_launchers import LauncherStarter
 from eg_knative.substrates.local_member import LocalMember
 from eg_knative.substrates.local_nursery import Nursery, words
 from eg_knative.substrates.local_records import MemberRecord, read_record
+from eg_knative.substrates.local_sweep import SessionSweeper
 from eg_knative.substrates.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class LocalSubstrate:
         self._gone: GoneListener | None = None
         self._members: dict[str, LocalMember] = {}
         self._tasks = OwnedTasks()
+        self._sweeper = SessionSweeper(tasks=self._tasks)
         self._trimming: asyncio.Task[None] | None = None
 
     async def open(self, *, gone: GoneListener) -> None:
@@ -161,6 +163,7 @@ class LocalSubstrate:
             token=member_token(secret=self._opened(), member_name=record.name),
             run_directory=self._run_directory,
             tasks=self._tasks,
+            sweeper=self._sweeper,
             cleared=self._forget,
         )
         self._members[record.name] = member
