@@ -37,7 +37,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class LocalSubstrate:
-    """See `contract.Substrate`. `environment`: the gateway's own, from which kernels inherit; None: this process's."""
+    """See `contract.Substrate`. `environment`: the gateway's own, from which kernels inherit; None: this process's.
+
+    A kernel whose claim names no working directory works in the one that this process had when the object was made.
+    """
 
     name = "local"
 
@@ -46,7 +49,10 @@ class LocalSubstrate:
         self._run_directory = RunDirectory(settings.run_directory)
         self._nursery = Nursery(log_path=self._run_directory.nursery_log)
         self._starter = LauncherStarter(
-            settings=settings, nursery=self._nursery, environment=dict(os.environ if environment is None else environment)
+            settings=settings,
+            nursery=self._nursery,
+            environment=dict(os.environ if environment is None else environment),
+            working_directory=_current_directory(),
         )
         self._secret: bytes | None = None
         self._gone: GoneListener | None = None
@@ -199,6 +205,13 @@ class LocalSubstrate:
         if self._secret is None:
             raise LaunchError("The local substrate is not open.", reason="closed")
         return self._secret
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed under our feet
+        return "/"
 
 
 def _names(parent: Path) -> list[str]:
