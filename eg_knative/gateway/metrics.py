@@ -35,7 +35,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, *, registry: CollectorRegistry | None = None, version: str = "") -> None:
-        disable_created_metrics()  # one more series for each, that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, that nobody asks for
         self.registry = registry or CollectorRegistry()
         r = self.registry
         Gauge("eg_knative_build_info", "1; the label says which version runs.", ["version"], registry=r).labels(version).set(1)
