@@ -62,7 +62,8 @@ async def test_thread_pools_are_as_the_user_has_them(members: Members, ipykernel
     before = await client.json(threads)
     await client.execute("import ctypes, glob, numpy, os")
     library = "glob.glob(os.path.join(os.path.dirname(numpy.__file__), '..', 'numpy.libs', '*openblas*'))[0]"
-    get = f"next(f for f in (getattr(ctypes.CDLL({library}), n, None) for n in ('scipy_openblas_get_num_threads64_', 'openblas_get_num_threads')) if f)()"
+    names = ("scipy_openblas_get_num_threads64_", "openblas_get_num_threads64_", "openblas_get_num_threads")
+    get = f"next(f for f in (getattr(ctypes.CDLL({library}), n, None) for n in {names}) if f)()"
     assert await client.json(get) == len(os.sched_getaffinity(0))
     assert before > 5
 
@@ -222,9 +223,9 @@ async def test_a_kernel_that_is_not_python(members: Members, tmp_path: Path) -> 
     answer = await member.promote(env={"MINE": "for deno"}, working_directory=str(tmp_path))
     assert (answer["started"], answer["notice"], answer["kernel_generation"]) == ("fresh", None, 1)
     client = await member.client()
-    assert "for deno" in await client.execute("Deno.env.get('MINE')")
-    assert str(tmp_path) in await client.execute("Deno.cwd()")
-    await client.execute("let x = 1")
+    assert "for deno" in await client.execute("Deno.env.get('MINE')", late=2)
+    assert str(tmp_path) in await client.execute("Deno.cwd()", late=2)
+    await client.execute("let x = 1; x", late=2)
     before = answer["connection"]
     assert (await member.ok("POST", "/v1/restart", {}))["connection"] == before
-    assert "undefined" in await (await member.client()).execute("typeof x")
+    assert "undefined" in await (await member.client()).execute("typeof x", late=2)
