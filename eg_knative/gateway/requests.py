@@ -208,6 +208,11 @@ class _Bounded(httputil.HTTPMessageDelegate):
     def headers_received(
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> Awaitable[None] | None:
+        if isinstance(start_line, httputil.RequestStartLine):
+            found, path = token.take_from_path(start_line.path)
+            if found is not None:  # From here on it is a header like everybody's, and in no address that is logged.
+                start_line = start_line._replace(path=path)
+                headers.setdefault("Authorization", f"token {found}")
         length = headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._limit):
             self._excess = True
