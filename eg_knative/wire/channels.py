@@ -232,9 +232,9 @@ class ChannelSet:
         """Put back what a client was given before anything that is kept now, and did not get."""
         self._backlog.put_back(entries)
 
-    def forget(self) -> None:
-        """Drop what is kept: whoever it was for is not coming back."""
-        self._backlog.clear()
+    def take_kept(self) -> list[Entry]:
+        """What is kept, for whoever finds out whose it is."""
+        return self._backlog.drain()
 
     def take_pending(self) -> dict[str, Pending]:
         """The requests without a reply, for whoever answers them in the kernel's place; they are forgotten, unsent ones too."""
@@ -267,8 +267,11 @@ class ChannelSet:
         self.kernel_session = str(header.get("session", ""))
         if channel == "iopub":
             self._note_activity(message)
-        elif channel != "stdin":
-            self.pending.pop(str(message.parent.get("msg_id")), None)
+        else:
+            asked = str(message.parent.get("msg_id"))
+            message.expected = asked in self.pending
+            if channel != "stdin":
+                self.pending.pop(asked, None)
         if self._listener is None:
             self._backlog.push(channel, message)
         else:
