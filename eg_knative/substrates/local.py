@@ -53,6 +53,7 @@ class LocalSubstrate:
             nursery=self._nursery,
             environment=dict(os.environ if environment is None else environment),
             working_directory=_current_directory(),
+            new_address=self._run_directory.new_address,
         )
         self._secret: bytes | None = None
         self._gone: GoneListener | None = None

@@ -156,8 +156,11 @@ class LocalMember:
         self.watch = None if identity is None else ProcessWatch.open(identity)
         if self.watch is None:
             raise self._failed("The launcher ended at once", reap(started.pid))
-        self.record = dataclasses.replace(self.record, launcher=identity, started_by=started.started_by, notice=started.notice)
+        self.record = dataclasses.replace(
+            self.record, launcher=identity, address=started.address, started_by=started.started_by, notice=started.notice
+        )
         write_record(self._directory, self.record)
+        self._client = LauncherClient(address=started.address, token=self._token)
 
     async def _serves(self, *, timeout: float) -> Health:
         """Wait for the first answer. Raises LaunchError as soon as there can be none."""

@@ -140,6 +140,21 @@ async def test_a_zygote_that_was_killed_costs_warmth_for_a_while_and_nothing_els
     assert place.gone == []
 
 
+async def test_a_zygote_that_hangs_delays_one_start_and_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eg_knative.substrates.local_launchers.FORK_TIMEOUT_SECONDS", 0.3)
+    substrate = await place.open()
+    first = await substrate.start(specification=specification(), member_name="first")
+    hanging = nursery_of(first)
+    hanging.suspend()
+    second = await substrate.start(specification=specification(), member_name="second")
+    assert second.started_by == "exec"
+    assert second.notice is not None
+    assert "did not answer within 0.3 s" in second.notice
+    await until(lambda: not hanging.is_running())
+    for member in (first, second):
+        await until_ready(member)
+
+
 async def test_a_kernel_that_cannot_be_forked_is_started_by_exec_with_the_reason(place: Place, tmp_path: Path) -> None:
     substrate = await place.open()
     refused = await substrate.start(specification=specification(zygote=False), member_name="refused")
