@@ -73,10 +73,12 @@ class LocalSubstrate:
 
     async def discover(self) -> tuple[Member, ...]:
         self._opened()
+        # Before anything else, so that a socket made meanwhile is not taken for nobody's.
+        sockets = await asyncio.to_thread(self._run_directory.socket_addresses)
         names = await asyncio.to_thread(_names, self._run_directory.members)
         found = await asyncio.gather(*(self._adopt(name) for name in names if name not in self._members))
         known = {member.record.address for member in self._members.values()}
-        await asyncio.to_thread(self._run_directory.remove_sockets_except, known)
+        await asyncio.to_thread(self._run_directory.remove_sockets, sockets - known)
         return tuple(member for member in found if member is not None)
 
     async def start(self, *, specification: KernelSpecification, member_name: str) -> Member:
