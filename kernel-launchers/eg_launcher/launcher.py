@@ -50,7 +50,7 @@ class Launcher:
         self.listeners: set[asyncio.Event] = set()
         self._reservation = PortReservation(ip=config.ip, wanted=config.ports)
         self._reaper = Reaper()
-        self._starter = KernelStarter(config=config, ports=self._reservation.ports, reaper=self._reaper)
+        self._starter = KernelStarter(config=config, reservation=self._reservation, reaper=self._reaper)
         self._spare = Spare(starter=self._starter, timeout_seconds=config.kernel.start_timeout_seconds, on_failure=self._notice)
         self._zygote_socket = zygote_socket
         self._lock = asyncio.Lock()

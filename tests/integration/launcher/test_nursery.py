@@ -163,9 +163,9 @@ async def test_launchers_outlive_their_nursery(nursery: Nursery) -> None:
 async def test_a_killed_launcher_of_a_nursery_leaves_nothing(nursery: Nursery) -> None:
     pid, call, _ = await nursery.fork()
     await call("POST", "/v1/promote", {"claim_id": "c", "kernel_id": "k"})
-    await asyncio.sleep(0.5)
-    below = psutil.Process(pid).children(recursive=True)
-    assert len(below) == 3
+    async with asyncio.timeout(20):
+        while len(below := psutil.Process(pid).children(recursive=True)) < 3:
+            await asyncio.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     _, alive = await asyncio.to_thread(psutil.wait_procs, below, 3)
     assert not alive
