@@ -97,8 +97,9 @@ def _report(times: dict[str, dict[str, list[float]]]) -> Report:
                 unit="milliseconds",
                 samples={name: [s * 1000 for s in found[part]] for name, found in times.items()},
                 logarithmic=True,
+                goal=goal,
             )
-            for part in (IDLE, RESULT)
+            for part, goal in ((IDLE, 300), (RESULT, 100))
         ],
         samples={"seconds": times},
         notes=[

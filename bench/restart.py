@@ -114,6 +114,7 @@ def _report(times: dict[str, dict[str, list[float]]], unanswered: int) -> Report
                 unit="milliseconds",
                 samples={name: [s * 1000 for s in phases["output"]] for name, phases in times.items() if phases["output"]},
                 logarithmic=True,
+                goal=100,
             )
         ],
         samples={"seconds": times, "unanswered": unanswered},
