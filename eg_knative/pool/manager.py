@@ -244,6 +244,8 @@ class PoolManager:
         for pool in pools:
             pool.allocate(allocations.get(pool.name))
             pool.limit_message = message(pool.allocation, limits=self._limits)
+            if len(pool.held()) >= pool.allocation.wanted:
+                pool.hole_since = None
             if pool.back_off.failures and settled(pool, now=now):
                 pool.back_off.settled()
         booting = sum(len(pool.booting()) for pool in pools)
@@ -256,11 +258,13 @@ class PoolManager:
             starts_allowed=min(slots, tokens),
             now=now,
             slow=SLOW_CLOCK_SECONDS,
+            delay=self._settings.refill_delay_seconds,
         )
         for entry, reason in orders.retire:
             self._retire(entry, reason)
         for start in orders.start:
             self._bucket.take()
+            self._roster.pool(start.specification.name).hole_since = None
             self._keeper.start(
                 start.specification, timeout=self._settings.boot_timeout_seconds, replaces_aged=start.replaces_aged
             )
