@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from eg_launcher import identity as identities
+from eg_launcher import sessions
 from eg_launcher.config import Config
 from eg_launcher.errors import KernelStartError, LauncherError, RequestError, ZygoteError
 from eg_launcher.identity import Identity
@@ -120,6 +121,7 @@ class Launcher:
             await self._starter.zygote.close(timeout_seconds=1.0)
         self._kill_descendants()
         identities.remove(self._identity.connection_file)
+        identities.remove(os.path.join(self.config.connection_directory, sessions.FILE))  # they have all ended
         self._reservation.release()
         self._reaper.stop()
         close_context()
