@@ -17,11 +17,13 @@ from enterprise_gateway.services.kernelspecs import KernelSpecCache
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel, _list_kernels_in
 
 import eg_knative
-from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex, shipped_directories
+from eg_knative.gateway.kernelspec_files import KernelspecEntry, shipped_directories
+from eg_knative.gateway.kernelspec_index import KernelspecIndex
 
 
 class IndexedKernelSpecManager(KernelSpecManager):  # type: ignore[misc]  # jupyter_client has no types
-    """Jupyter's directories and, in a checkout, the shipped one behind the user's; kernelspecs from the index once there is one."""
+    """Jupyter's directories and, in a checkout, the shipped one behind the user's; kernelspecs from the index once there is
+    one."""
 
     index: KernelspecIndex | None = None
 

@@ -57,8 +57,8 @@ def presented_tokens(*, authorization: str | None, arguments: Sequence[str]) -> 
 def take_from_path(path: str) -> tuple[str | None, str]:
     """The token of `…/token/TOKEN/api/…` and the path without it; None and the same path when it has no such part.
 
-    The gateway client of jupyter_server 2 (nbclient, papermill and Elyra use it) opens its WebSocket without any header or argument.
-    Its users can still name an address: JUPYTER_GATEWAY_WS_URL=ws://HOST:PORT/token/TOKEN.
+    The gateway client of jupyter_server 2 (nbclient, papermill and Elyra use it) opens its WebSocket without any header or
+    argument. Its users can still name an address: JUPYTER_GATEWAY_WS_URL=ws://HOST:PORT/token/TOKEN.
     """
     found = IN_PATH.match(path)
     if found is None:

@@ -6,7 +6,7 @@ import configparser
 import json
 from pathlib import Path
 
-from eg_knative.gateway.kernelspec_index import load_entry, shipped_directories
+from eg_knative.gateway.kernelspec_files import load_entry, shipped_directories
 
 ROOT = Path(__file__).resolve().parents[3]
 
