@@ -159,6 +159,8 @@ class Claimer:
             return "disabled"
         if pool.specification is not None and pool.specification.digest != specification.digest:
             return "spec-changed"
+        if any(member.digest != specification.digest for member in pool.queue):  # the loop has not come to them yet
+            return "spec-changed"
         if pool.drained_by is not None:
             return pool.drained_by
         if pool.booting():
