@@ -38,13 +38,15 @@ class RelayLimits:
     """`parked`: sessions without a connection that a kernel keeps, and `parked_seconds` how long while others are connected.
 
     `proof_seconds`: how long a client's messages wait for a kernel that does not answer, before they are sent all the same.
-    `restart_seconds`: how long a restart may take before its end is taken for granted.
+    `restart_seconds`: how long a restart may take before its end is taken for granted. `return_seconds`: how long after the
+    start of a gateway messages are kept for sessions of the one before, which JupyterLab brings back within half a minute.
     """
 
     parked: int = 4
     parked_seconds: float = 600.0
     proof_seconds: float = 30.0
     restart_seconds: float = 120.0
+    return_seconds: float = 60.0
     channels: ChannelLimits = dataclasses.field(default_factory=ChannelLimits)
 
 
@@ -75,6 +77,7 @@ class KernelRelay:
         self._overdue: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._unowned = kernel.take_channels()
+        self._adopted = self._unowned is None  # nobody connected it for us: another gateway's clients may have used it before
         if self._unowned is None:
             self._unowned = self._new_channels(primary_identity(kernel.connection))
         self._watched = self._unowned
@@ -116,6 +119,7 @@ class KernelRelay:
                 for entry in channels.take_kept():
                     self._orphans.push(*entry)
             session = ClientSession(session_id=client.session_id, channels=channels, reroute=self._owner_of)
+            session.overhears = self._adopted and channels is self._watched
             self._sessions[client.session_id] = session
         session.connect(client)
         session.say(*self._take_orphans(client.session_id))
@@ -220,7 +224,7 @@ class KernelRelay:
         self._phase = "restarting"
         for channels in self._all_channels():
             channels.read_all()
-            channels.hold()
+            channels.disconnect()
         for session in self._sessions.values():
             again = []
             for request in session.channels.take_pending().values():
@@ -240,7 +244,7 @@ class KernelRelay:
         self.reason = None
         for channels in self._all_channels():
             channels.reconnect(connection)
-            self._prove(channels, announce=True)
+            self._prove(channels)
         self._announce("starting")
         self._active()
 
@@ -279,16 +283,16 @@ class KernelRelay:
             context=self._context, connection=self.kernel.connection, identity=identity, limits=self._limits.channels
         )
         if self._phase == "running":
-            self._prove(channels, announce=False)
-        elif self._phase == "dead":
+            self._prove(channels)
+        else:
             channels.disconnect()
         return channels
 
-    def _prove(self, channels: ChannelSet, *, announce: bool) -> None:
+    def _prove(self, channels: ChannelSet) -> None:
         self._cancel_proof(channels)
-        self._proofs[channels] = asyncio.get_running_loop().create_task(self._proof(channels, announce))
+        self._proofs[channels] = asyncio.get_running_loop().create_task(self._proof(channels))
 
-    async def _proof(self, channels: ChannelSet, announce: bool) -> None:
+    async def _proof(self, channels: ChannelSet) -> None:
         try:
             await channels.prepare(timeout=self._limits.proof_seconds)
         except ChannelError as error:
@@ -297,11 +301,6 @@ class KernelRelay:
         except Exception:
             log.exception("Kernel %s: its channels could not be proven; messages are sent to it all the same.", self.kernel_id)
             channels.release()
-        else:
-            if announce:
-                for session in self._sessions.values():
-                    if session.channels is channels:
-                        session.say(synthetic.status(channels.execution_state, session=channels.kernel_session))
         if self._proofs.get(channels) is asyncio.current_task():
             del self._proofs[channels]
 
@@ -334,20 +333,22 @@ class KernelRelay:
 
         Clients put their session id into their messages' headers (JupyterLab does; it is the one of the URL).
         """
+        if channel == "iopub" and time.monotonic() - self._began > self._limits.return_seconds:
+            session.overhears = False
         asked_by = message.parent.get("session")
         if asked_by == session.session_id or not isinstance(asked_by, str):
             return None
         owner = self._sessions.get(asked_by)
         if owner is None:
             self._orphans.push(channel, message)  # it may come yet; this session gets it too, should it be its own after all
-        return owner
+        return None if channel == "iopub" else owner
 
     def _take_orphans(self, session_id: str) -> list[synthetic.Entry]:
         """What came for a session before it was here: between a gateway's start and its clients' return."""
         if not len(self._orphans):
             return []
         mine = []
-        young = time.monotonic() - self._began < self._limits.parked_seconds
+        young = time.monotonic() - self._began < self._limits.return_seconds
         for entry in self._orphans.drain():
             if entry[1].parent.get("session") == session_id:
                 mine.append(entry)
