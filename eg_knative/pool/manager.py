@@ -155,10 +155,13 @@ class PoolManager:
         for entry in self._roster.members():
             if entry.state is MemberState.BOOTING and (entry.for_claim or entry.member is None):
                 self._keeper.retire(entry, reason="closed")
-        await asyncio.wait({asyncio.ensure_future(self._claimer.drained.wait())}, timeout=CLAIMS_PATIENCE_SECONDS)
+        drained = asyncio.ensure_future(self._claimer.drained.wait())
+        await asyncio.wait({drained}, timeout=CLAIMS_PATIENCE_SECONDS)
+        drained.cancel()
         for entry in self._roster.members():
             claimed = entry.state is MemberState.CLAIMED
-            if shut_down_kernels or (entry.reserved and not claimed):
+            unheard = entry.state is MemberState.BOOTING and entry.boot is None  # found, and not known to be nobody's
+            if shut_down_kernels or (entry.reserved and not claimed and not unheard):
                 grace = KERNEL_GRACE_SECONDS if claimed else 0.0
                 self._keeper.retire(entry, reason="closed", grace_seconds=grace, message="the gateway was stopped")
         ends = [entry.farewell for entry in self._roster.members() if entry.farewell is not None]
