@@ -132,6 +132,8 @@ class Serving:
         if self._ended_by is None:
             self._ended_by = number
             self._end.set()
+        else:
+            self.log.info("%s: the gateway is ending already; every step of that is bounded in time", number.name)
 
 
 def _raise_file_limit() -> None:
