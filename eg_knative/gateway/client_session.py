@@ -42,6 +42,7 @@ class ClientSession:
         self.session_id = session_id
         self.channels = channels
         self.client: RelayClient | None = None
+        self.overhears = False  # it is asked about iopub too: messages for sessions that are not back yet pass here
         self.parked_at = time.monotonic()
         self._reroute = reroute
 
@@ -66,7 +67,7 @@ class ClientSession:
 
     def deliver(self, channel: str, message: Message) -> None:
         """To the connection, or to what is kept for the next one."""
-        if channel != "iopub" and not message.expected:
+        if self.overhears if channel == "iopub" else not message.expected:
             other = self._reroute(self, channel, message)
             if other is not None:
                 other.deliver_own(channel, message)
