@@ -33,7 +33,6 @@ from eg_knative.pool.events import KernelEvent
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import ReasonedHTTPError
 from eg_knative.processproxies.pooled import PooledProcessProxy
-from eg_knative.processproxies.tasks import OwnedTasks
 
 SHUTDOWN_TIMEOUT = 15.0
 """Seconds for all kernels together when the gateway ends; what is left then is left to the launchers' own time limits."""
@@ -55,7 +54,6 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._starting: dict[str, str] = {}
-        self._tasks = OwnedTasks(log=log)
 
     def _context_default(self) -> zmq.Context[Any]:
         context: zmq.Context[Any] = super()._context_default()

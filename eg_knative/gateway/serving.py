@@ -102,7 +102,7 @@ class Serving:
         if not detach:
             await self.kernels.shutdown_everything(warm=True)
         await self._bounded("client connections", self.relays.close())
-        await self._bounded("background work", proxies.background.drain(timeout=CLOSING_SECONDS))
+        await self._bounded("background work", proxies.background.close(timeout=CLOSING_SECONDS))
         await self._bounded("runtime", self.runtime.close(shut_down_kernels=not detach), seconds=RUNTIME_SECONDS)
         if server is not None:
             await self._bounded("HTTP connections", server.close_all_connections())

@@ -27,10 +27,10 @@ from eg_knative.pool.refill import oldest_aged, plan, settled
 from eg_knative.pool.roster import Roster
 from eg_knative.pool.sizing import allocate
 from eg_knative.pool.status import status
-from eg_knative.pool.tasks import Tasks
 from eg_knative.settings import Settings
 from eg_knative.specification import KernelSpecification
 from eg_knative.substrates.contract import Substrate
+from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import ClaimRequest, LauncherClient
 from eg_knative.wire.hold import Hold
 
@@ -71,7 +71,7 @@ class PoolManager:
         self._settings = pool
         self._substrates = dict(substrates)
         self._clock = clock
-        self._tasks = Tasks()
+        self._tasks = OwnedTasks()
         self._wake = asyncio.Event()
         self._roster = Roster(clock=clock)
         self._expectations = Expectations(timeout_seconds=pool.expectation_timeout_seconds, clock=clock)
@@ -137,11 +137,11 @@ class PoolManager:
         except BaseException:
             await self.close(shut_down_kernels=False)
             raise
-        adoptions = [self._tasks.spawn(self._adopter.adopt(entry), name=f"adoption of {entry.name}") for entry in found]
+        adoptions = [self._tasks.own(self._adopter.adopt(entry), name=f"adoption of {entry.name}") for entry in found]
         if adoptions:
             await asyncio.wait(adoptions, timeout=ADOPTION_PATIENCE_SECONDS)
         self._claimer.closed = False
-        self._loop = self._tasks.spawn(self._run(), name="pool loop")
+        self._loop = self._tasks.own(self._run(), name="pool loop")
 
     async def close(self, *, shut_down_kernels: bool) -> None:
         """Stop. False: members live on for the next gateway; True: all are ended, claimed ones too. Bounded in time,

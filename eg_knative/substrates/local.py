@@ -28,7 +28,7 @@ from eg_knative.substrates.local_member import LocalMember
 from eg_knative.substrates.local_nursery import Nursery, words
 from eg_knative.substrates.local_records import MemberRecord, read_record
 from eg_knative.substrates.local_sweep import SessionSweeper
-from eg_knative.substrates.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ class LocalSubstrate:
         if not hasattr(os, "pidfd_open"):
             raise ConfigurationError("The local substrate needs Linux 5.3 or newer (pidfd_open).", field="substrate")
         for name in filter(is_forbidden, self._settings.inherited_environment):
-            log.warning("%s is not inherited by kernels: by its name it is a secret or the gateway's own", name)
+            log.warning(
+                "%s is not given to kernels before they are claimed: by its name it is a secret or the gateway's own", name
+            )
         self._secret = self._run_directory.open()
         self._gone = gone
         self._trimming = self._tasks.own(self._trim_logs(), name="trimming of launchers' logs")
@@ -100,13 +102,13 @@ class LocalSubstrate:
         )
         member = self._new(record)
         member.starting = self._tasks.own(
-            member.start(specification=specification, starter=self._starter), name=f"start of {member_name}"
+            member.start(specification=specification, starter=self._starter), name=f"start of {member_name}", awaited=True
         )
         try:
             await asyncio.wait({member.starting})
         except asyncio.CancelledError:
             # Owned by the substrate, so that it goes on to the end even if we are cancelled again.
-            await asyncio.shield(self._tasks.own(member.undo(), name=f"undoing of {member_name}"))
+            await asyncio.shield(self._tasks.own(member.undo(), name=f"undoing of {member_name}", awaited=True))
             raise
         if member.starting.cancelled():
             raise LaunchError(f"Member {member_name} was stopped while it was started.", reason="stopped")
@@ -120,7 +122,7 @@ class LocalSubstrate:
             return
         under_way = member.starting is not None and not member.starting.done()
         work = member.undo() if under_way else member.end(grace_seconds=max(0.0, grace_seconds))
-        await asyncio.shield(self._tasks.own(work, name=f"end of {member_name}"))
+        await asyncio.shield(self._tasks.own(work, name=f"end of {member_name}", awaited=True))
 
     def room(self) -> Room:
         return local_room.room(

@@ -8,7 +8,7 @@ import pytest
 from eg_knative.substrates import local_sweep
 from eg_knative.substrates.local_processes import ProcessIdentity, end_sessions, identify
 from eg_knative.substrates.local_sweep import SessionSweeper
-from eg_knative.substrates.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 
 
 async def test_many_who_ask_share_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
