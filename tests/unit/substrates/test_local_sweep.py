@@ -32,14 +32,3 @@ async def test_many_who_ask_share_a_look(monkeypatch: pytest.MonkeyPatch) -> Non
     await tasks.close()
     assert sum(len(sweep) for sweep in sweeps) == 6, "whoever is cancelled is still swept for"
     assert [process.wait(timeout=10) for process in processes] == [-9] * 6
-
-
-async def test_an_owned_task_that_dies_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def dying() -> None:
-        raise RuntimeError("why it died")
-
-    tasks = OwnedTasks()
-    tasks.own(dying(), name="task under test")
-    await tasks.close()
-    assert "The task under test failed" in caplog.text
-    assert "why it died" in caplog.text
