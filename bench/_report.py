@@ -123,7 +123,7 @@ class Report:
     def write_docs(self) -> None:
         """Put this report into its section of docs/benchmarks.md."""
         facts = machine()
-        lines = [f"Run of {facts['date']}, {facts['cores']} cores, {facts['versions']}.", ""]
+        lines = [f"Run of {facts['date']}, {facts['cores']} cores, {facts['scheduling']}, {facts['versions']}.", ""]
         for _title, columns, rows in self._tables():
             lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
             lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -190,5 +190,6 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": str(len(os.sched_getaffinity(0))),
+        "scheduling": "usual priority" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real-time priority",
         "versions": ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]),
     }

@@ -40,13 +40,15 @@ def run(*, place: Path, samples: int, progress: Progress) -> Report:
         direct_kernel() as (manager, direct),
         progress.task("restart", total=ROUNDS * (each + 2)) as step,
     ):
-        channels = mine.channels()
-        channels.cell(CODE)
         for _ in range(ROUNDS):
+            # A new one for each round: who does not read for a minute, while another system is waited for, answers no ping.
+            channels = mine.channels()
+            channels.cell(CODE)
             for _ in range(each):
                 time.sleep(PAUSE_SECONDS)
                 _restart(mine, channels, times[OURS])
                 step()
+            channels.close()
             unanswered += not _restart_stock(stocks, times[STOCK])
             step()
             direct.cell(CODE)
@@ -56,7 +58,6 @@ def run(*, place: Path, samples: int, progress: Progress) -> Report:
             direct.wait_ready()
             _note(times[DIRECT], began=began, answered=answered, cell=direct.cell(CODE))
             step()
-        channels.close()
     return _report(times, unanswered)
 
 
