@@ -112,6 +112,7 @@ def _report(times: dict[str, dict[str, list[float]]]) -> Report:
         ],
         samples={"seconds": times},
         notes=[
-            f"Milliseconds, p50 / p99. Without an idle kernel after {IDLE_PATIENCE_SECONDS:.0f} s the cell was run all the same."
+            f"Milliseconds, p50 / p99. Without an idle kernel after {IDLE_PATIENCE_SECONDS:.0f} s the cell was run all the same; "
+            f"a result that took longer than {PATIENCE_SECONDS:.0f} s was given up and counts as that."
         ],
     )
