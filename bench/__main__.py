@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ BENCHMARKS = {
 
 def main(argv: list[str]) -> int:
     options = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the servers too
     console = Console()
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
     missed = []
@@ -70,4 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
