@@ -21,6 +21,7 @@ from eg_knative.pool.hearing import Hearing, ended_error, failure
 from eg_knative.pool.member import MemberState, PoolMember
 from eg_knative.pool.pacing import Clock
 from eg_knative.pool.preparing import Preparer
+from eg_knative.pool.refill import oldest_aged
 from eg_knative.pool.roster import Roster
 from eg_knative.specification import KernelSpecification
 from eg_knative.substrates.contract import Substrate
@@ -40,7 +41,7 @@ _Steps = Callable[[PoolMember, float], Coroutine[Any, Any, None]]
 
 
 class Boots:
-    """Starts members. `changed` is called when the loop should look again, `on_ready` with each member that is ready."""
+    """Starts members. `changed` is called when the loop should look again."""
 
     def __init__(
         self,
@@ -55,7 +56,6 @@ class Boots:
         clock: Clock,
         emit: Callable[[PoolEvent], None],
         changed: Callable[[], None],
-        on_ready: Callable[[PoolMember], None],
     ) -> None:
         self._substrates = substrates
         self._roster = roster
@@ -67,7 +67,6 @@ class Boots:
         self._clock = clock
         self._emit = emit
         self._changed = changed
-        self._on_ready = on_ready
 
     def start(
         self, specification: KernelSpecification, *, timeout: float, for_claim: bool = False, replaces_aged: bool = False
@@ -169,8 +168,18 @@ class Boots:
         self._emit(
             PoolEvent(kind="ready", kernelspec=entry.kernelspec, member=entry.name, seconds=seconds, phases=dict(entry.phases))
         )
-        self._on_ready(entry)
+        self._enter(entry)
         self._changed()
+
+    def _enter(self, entry: PoolMember) -> None:
+        """Put a ready member into the queue, unless a claim waits for it. What replaces an aged member does so at once."""
+        pool = self._roster.pool(entry.kernelspec)
+        if entry.replaces_aged:
+            entry.replaces_aged = False
+            if (old := oldest_aged(pool, now=self._clock())) is not None and old is not entry:
+                self._ending.retire(old, reason="aged")
+        if not entry.reserved:
+            pool.put(entry)
 
     def _boot_failed(self, entry: PoolMember, error: EgKnativeError) -> None:
         if not isinstance(error, LaunchError):

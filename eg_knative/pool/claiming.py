@@ -3,8 +3,8 @@
 The hot path is memory and one HTTP call: pop the member that waits longest, promote it, change the key of its channels.
 Everything else is what happens when that cannot be had:
 
-- a member that cannot be promoted (unreachable, dying, somebody else's) is given up and the next one tried, a few
-  times;
+- a member that cannot be promoted (unreachable, dying, somebody else's: `promotion`) is given up and the next one tried,
+  a few times;
 - a refusal that is the request's fault (no such directory, bad environment) leaves the member ready and is raised as
   BadRequestError;
 - without a ready member it waits for a boot, or starts one (`launching`).

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 
+from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.pool.events import PoolEvent
 from eg_knative.pool.expectations import Expectations
 from eg_knative.pool.member import MemberState, PoolMember
@@ -27,26 +28,27 @@ _STOP_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Ending:
-    """Ends members. `changed` is called when the loop should look again, `on_gone` when a claimed kernel begins to end."""
+    """Ends members, and takes their kernels out of `kernels`, the table of claimed kernels by kernel id. `changed` is called
+    when the loop should look again."""
 
     def __init__(
         self,
         *,
         substrates: Mapping[str, Substrate],
         roster: Roster,
+        kernels: MutableMapping[str, ClaimedKernel],
         expectations: Expectations,
         tasks: OwnedTasks,
         emit: Callable[[PoolEvent], None],
         changed: Callable[[], None],
-        on_gone: Callable[[PoolMember], None],
     ) -> None:
         self._substrates = substrates
         self._roster = roster
+        self._kernels = kernels
         self._expectations = expectations
         self._tasks = tasks
         self._emit = emit
         self._changed = changed
-        self._on_gone = on_gone
 
     def retire(
         self, entry: PoolMember, *, reason: str, grace_seconds: float = RETIRE_GRACE_SECONDS, message: str | None = None
@@ -59,7 +61,8 @@ class Ending:
             self._expectations.expect_stop(name=entry.name, group=entry.substrate)
             if entry.kernel is not None:
                 entry.kernel.vanished(message or "it was shut down")
-                self._on_gone(entry)
+                if self._kernels.get(entry.kernel.kernel_id) is entry.kernel:
+                    del self._kernels[entry.kernel.kernel_id]
             self._emit(PoolEvent(kind="retired", kernelspec=entry.kernelspec, member=entry.name, reason=reason, message=message))
             entry.farewell = self._tasks.own(self._end(entry, grace_seconds), name=f"end of {entry.name}")
             self._changed()

@@ -1,7 +1,8 @@
-"""The pool of one gateway process: what it is made of, its beginning, its end, and what others call.
+"""The pool of one gateway process: its beginning, its end, and what others call.
 
-It decides nothing and does little: `loop` orders members, `boots` and `ending` make and end them, `hearing` judges what
-comes from them, `claiming` hands them out past the loop. The pool imports neither Enterprise Gateway nor Kubernetes.
+`parts` puts it together; `loop` orders members, `boots` and `ending` make and end them, `hearing` judges what comes from
+them, `claiming` hands them out past the loop. It does not promise that members are ready when it is open, only that they
+are ordered. The pool imports neither Enterprise Gateway nor Kubernetes.
 """
 
 from __future__ import annotations
@@ -12,28 +13,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eg_knative.pool.adoption import Adopter
-from eg_knative.pool.boots import Boots
-from eg_knative.pool.claiming import Claimer
 from eg_knative.pool.claims import ClaimedKernel
-from eg_knative.pool.ending import Ending
 from eg_knative.pool.events import PoolEvent, tell
-from eg_knative.pool.expectations import Expectations
-from eg_knative.pool.hearing import ClientFactory, Hearing, HoldFactory
-from eg_knative.pool.launching import Launches
-from eg_knative.pool.loop import PoolLoop
-from eg_knative.pool.member import MemberState, PoolMember
+from eg_knative.pool.hearing import ClientFactory, HoldFactory
+from eg_knative.pool.member import MemberState
 from eg_knative.pool.pacing import Clock
-from eg_knative.pool.preparing import Prepare, Preparer
-from eg_knative.pool.promotion import Promoter
-from eg_knative.pool.refill import oldest_aged
-from eg_knative.pool.roster import Roster
-from eg_knative.pool.serving import Gate
+from eg_knative.pool.parts import PoolParts
+from eg_knative.pool.preparing import Prepare
 from eg_knative.pool.status import status
 from eg_knative.settings import Settings
 from eg_knative.specification import KernelSpecification
 from eg_knative.substrates.contract import Substrate
-from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import ClaimRequest, LauncherClient
 from eg_knative.wire.hold import Hold
 
@@ -66,96 +56,33 @@ class PoolManager:
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
     ) -> None:
-        pool = settings.pool
-        self._settings = pool
+        self._settings = settings.pool
         self._substrates = dict(substrates)
         self._clock = clock
-        self._tasks = OwnedTasks()
         self._wake = asyncio.Event()
-        self._gate = Gate()
-        self._roster = Roster(clock=clock)
-        self._expectations = Expectations(timeout_seconds=pool.expectation_timeout_seconds, clock=clock)
-        self._kernels: dict[str, ClaimedKernel] = {}
-        self.kernels: Mapping[str, ClaimedKernel] = self._kernels
         self.on_event: list[Callable[[PoolEvent], None]] = []
-        preparer = Preparer(prepare=prepare)
-        self._ending = Ending(
+        parts = PoolParts(
             substrates=self._substrates,
-            roster=self._roster,
-            expectations=self._expectations,
-            tasks=self._tasks,
-            emit=self._emit,
-            changed=self._wake.set,
-            on_gone=self._gone,
-        )
-        self._hearing = Hearing(
-            roster=self._roster,
-            expectations=self._expectations,
-            ending=self._ending,
-            clock=clock,
+            settings=settings,
+            prepare=prepare,
             client_factory=client_factory,
             hold_factory=hold_factory,
-            beat_interval=settings.beat_interval_seconds,
-            emit=self._emit,
-            changed=self._wake.set,
-        )
-        boots = Boots(
-            substrates=self._substrates,
-            roster=self._roster,
-            expectations=self._expectations,
-            tasks=self._tasks,
-            ending=self._ending,
-            hearing=self._hearing,
-            preparer=preparer,
-            clock=clock,
-            emit=self._emit,
-            changed=self._wake.set,
-            on_ready=self._ready,
-        )
-        self._claimer = Claimer(
-            substrates=self._substrates,
-            kernels=self._kernels,
-            roster=self._roster,
-            launches=Launches(
-                substrates=self._substrates,
-                roster=self._roster,
-                expectations=self._expectations,
-                boots=boots,
-                ending=self._ending,
-                gate=self._gate,
-                clock=clock,
-                concurrent_launches=pool.concurrent_launches,
-            ),
-            promoter=Promoter(ending=self._ending, preparer=preparer, gate=self._gate, clock=clock),
-            ending=self._ending,
-            gate=self._gate,
-            clock=clock,
-            size=pool.size,
-            emit=self._emit,
-            changed=self._wake.set,
-        )
-        self._adopter = Adopter(
-            roster=self._roster,
-            boots=boots,
-            hearing=self._hearing,
-            ending=self._ending,
-            preparer=preparer,
-            kernels=self._kernels,
             clock=clock,
             wall=wall,
-            boot_timeout=pool.boot_timeout_seconds,
             emit=self._emit,
-        )
-        self._loop = PoolLoop(
-            substrates=self._substrates,
-            settings=pool,
-            roster=self._roster,
-            expectations=self._expectations,
-            boots=boots,
-            ending=self._ending,
-            clock=clock,
             wake=self._wake,
         )
+        self._tasks = parts.tasks
+        self._roster = parts.roster
+        self._expectations = parts.expectations
+        self._kernels = parts.kernels
+        self.kernels: Mapping[str, ClaimedKernel] = self._kernels
+        self._gate = parts.gate
+        self._ending = parts.ending
+        self._hearing = parts.hearing
+        self._claimer = parts.claimer
+        self._adopter = parts.adopter
+        self._loop = parts.loop
         self._looping: asyncio.Task[None] | None = None
         self._opened: list[Substrate] = []
 
@@ -246,20 +173,6 @@ class PoolManager:
             draining=self._gate.closed,
             error=self._loop.error,
         )
-
-    def _ready(self, entry: PoolMember) -> None:
-        """A member became ready: into the queue, unless a claim waits for it. What replaces an aged member does so at once."""
-        pool = self._roster.pool(entry.kernelspec)
-        if entry.replaces_aged:
-            entry.replaces_aged = False
-            if (old := oldest_aged(pool, now=self._clock())) is not None and old is not entry:
-                self._ending.retire(old, reason="aged")
-        if not entry.reserved:
-            pool.put(entry)
-
-    def _gone(self, entry: PoolMember) -> None:
-        if entry.kernel is not None and self._kernels.get(entry.kernel.kernel_id) is entry.kernel:
-            del self._kernels[entry.kernel.kernel_id]
 
     def _emit(self, event: PoolEvent) -> None:
         tell(self.on_event, event)
