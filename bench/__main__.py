@@ -20,7 +20,7 @@ BENCHMARKS = {
     "cells": (200, "a cell through the gateway ÷ by direct ZeroMQ"),
     "loop": (10, "trivial requests/s with 1, 10 and 50 kernels ÷ with none"),
     "restart": (30, "restart in place → result of the next cell on the same WebSocket"),
-    "memory": (8, "idle members per GB ÷ plain ipykernels per GB"),
+    "memory": (28, "idle members per GB ÷ plain ipykernels per GB"),
     "lab": (6, "a real JupyterLab page: notebook opened → idle → first result"),
 }
 
