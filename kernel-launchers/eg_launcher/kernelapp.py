@@ -20,6 +20,8 @@ from ipykernel.kernelapp import IPKernelApp
 from tornado.ioloop import IOLoop
 from traitlets.config import Config
 
+# How long the control thread may take to answer the request to end; after `exit()` in a cell it has none to answer.
+_ANSWERED_WITHIN_SECONDS = 0.25
 # How long a predecessor's sockets may take to go away.
 _BIND_SECONDS = 2.0
 _WARM_SECONDS = 2.0
@@ -103,6 +105,8 @@ class DeferredKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def leave(self) -> None:
         """Close all channels now; ipykernel does it last of all, when exit handlers have run."""
+        # The control thread took the request to end and is still answering it: through the iopub thread, which closing stops.
+        self.control_thread.join(_ANSWERED_WITHIN_SECONDS)
         atexit.unregister(self.close)
         self.close()
 
