@@ -28,6 +28,7 @@ class KernelStatus:
         self.on_change: Callable[[], None] | None = None
         self._tell = tell
         self._busy_handle: asyncio.TimerHandle | None = None
+        self._came_first = False
 
     def note(self, message: Message) -> None:
         """The kernel said something on iopub."""
@@ -42,8 +43,10 @@ class KernelStatus:
         self._changed()
 
     def renew(self) -> None:
-        """A new kernel process: it has said nothing yet."""
+        """A new kernel process: it has said nothing yet, and when its main thread is silent it is still starting."""
         self.execution_state = "starting"
+        self._came_first = True
+        self._cancel_busy()
 
     def answered_when_idle(self) -> None:
         """The kernel answered a question of ours on shell, which it does between two cells."""
@@ -51,14 +54,19 @@ class KernelStatus:
 
     def answered(self) -> None:
         """The kernel lives. If its main thread stays silent, it is running something that began before we came."""
-        if self.execution_state == "starting":
+        if self.execution_state == "starting" and not self._came_first:
+            self._cancel_busy()
             self._busy_handle = asyncio.get_running_loop().call_later(_BUSY_AFTER, self._assume, "busy")
 
     def close(self) -> None:
         """Assume nothing any more, and call nobody."""
         self.on_change = None
+        self._cancel_busy()
+
+    def _cancel_busy(self) -> None:
         if self._busy_handle is not None:
             self._busy_handle.cancel()
+            self._busy_handle = None
 
     def _assume(self, state: str) -> None:
         """Learned by asking. The kernel's own statuses about our questions are kept from clients, so they are told here."""

@@ -27,6 +27,7 @@ from eg_knative.gateway.channels import ChannelsHandler
 from eg_knative.gateway.relays import Relays
 from eg_knative.wire.channels import ChannelSet
 from eg_knative.wire.control import ConnectionInfo
+from eg_launcher.ports import PortReservation
 from tests.integration.channels.raw_client import RawClient
 
 
@@ -56,11 +57,14 @@ class KernelProcess:
         self.directory = directory
         self.listeners: list[Callable[[Any], None]] = []
         self.prepared: ChannelSet | None = None
+        self.reservations: list[PortReservation] = []
         self.connection = self.new_connection()
         self.start()
 
     def new_connection(self) -> ConnectionInfo:
-        shell, iopub, stdin, control, hb = free_ports(5)
+        # As a launcher does it: while one kernel is dead and the next not bound, nobody else gets its ports.
+        self.reservations.append(PortReservation(ip="127.0.0.1", wanted=(0,) * 5))
+        shell, iopub, stdin, control, hb = self.reservations[-1].ports
         return ConnectionInfo(
             ip="127.0.0.1",
             transport="tcp",
@@ -94,6 +98,11 @@ class KernelProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def close(self) -> None:
+        self.end()
+        for reservation in self.reservations:
+            reservation.release()
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -196,7 +205,7 @@ def shared_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelPr
         client.context.destroy(linger=0)
         yield kernel
     finally:
-        kernel.end()
+        kernel.close()
 
 
 @pytest.fixture
@@ -204,7 +213,7 @@ def own_kernel(tmp_path: Path) -> Iterator[KernelProcess]:
     """A kernel that the test may kill."""
     kernel = KernelProcess(tmp_path)
     yield kernel
-    kernel.end()
+    kernel.close()
 
 
 @pytest.fixture
