@@ -38,7 +38,14 @@ class Shell:
 
     async def send(self, code: str, **expressions: str) -> str:
         """Ask for execution; returns the message id."""
-        content = {"code": code, "silent": False, "store_history": False, "user_expressions": expressions, "allow_stdin": False}
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": False,
+            "user_expressions": expressions,
+            "allow_stdin": False,
+            "stop_on_error": False,  # what is sent right after an error is not to be aborted with it
+        }
         message = self._session.msg("execute_request", content=content)
         await self._socket.send_multipart(self._session.serialize(message))
         return str(message["header"]["msg_id"])

@@ -302,11 +302,11 @@ async def test_a_client_that_does_not_read_is_disconnected_and_gets_the_rest_whe
 
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_client_that_answers_no_pings_is_disconnected(gateway: Gateway, kernel: KernelProcess, answers: bool) -> None:
-    gateway.settings.update(ws_ping_interval=50, ws_ping_timeout=300)
+    gateway.settings.update(ws_ping_interval=50, ws_ping_timeout=1000)
     client = await gateway.client(kernel)
     client.answers_pings = answers
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(_read_on(client), 1.5)
+        await asyncio.wait_for(_read_on(client), 2.5)
     assert client.close_code == (None if answers else 4408)
 
 
