@@ -84,9 +84,11 @@ class Cluster:
         steps = [Step(f"install {' '.join(missing)}", lambda: not missing, lambda: host.install_packages(missing))]
         steps += [*self.binaries.steps(), self.base.step()]
         steps += self.builds.steps() if images else []
-        left = pending(steps)
-        for number, step in enumerate(left, start=1):
-            with self.progress.step(step.name, number=number, total=len(left)):
+        self._make(pending(steps))
+
+    def _make(self, steps: list[Step]) -> None:
+        for number, step in enumerate(steps, start=1):
+            with self.progress.step(step.name, number=number, total=len(steps)):
                 step.make()
 
     def _start(self, *, images: bool) -> None:
@@ -170,9 +172,7 @@ class Cluster:
         host.check()
         with lock.held(self.layout.lock, doing="load-image"):
             self.node.first()
-            for step in pending(self.builds.steps(names)):
-                with self.progress.step(step.name, number=1, total=1):
-                    step.make()
+            self._make(pending(self.builds.steps(names)))
             self._load_built(images=True, names=names)
 
     def load_archive(self, archive: Path) -> None:
