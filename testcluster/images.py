@@ -133,6 +133,10 @@ class Store:
         for container in self.node.run([*CTR, "containers", "ls", "-q"]).split():
             self.node.run([*CTR, "containers", "rm", container])
 
+    def remove(self, reference: str) -> None:
+        """Take a name from the store; content that no name holds is collected."""
+        self.node.run([*CTR, "images", "rm", reference])
+
     def tag(self, reference: str, alias: str) -> None:
         """Give an image a second name, taking it from another image if need be."""
         self.node.run([*CTR, "images", "tag", "--force", reference, alias])
