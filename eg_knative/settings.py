@@ -35,6 +35,7 @@ class PoolSettings:
 
     `size`: floor and ceiling of kernelspecs that set neither. `total`: ready and booting members of all pools together, at most.
     `refill_per_second`: members started for the pool, at most. `concurrent_starts`: members booting for the pool at once.
+    `concurrent_launches`: members booting at once because a claim found none ready; further such claims queue.
     `boot_timeout_seconds`: a member that is not ready by then is retired. `expectation_timeout_seconds`: how long a start or stop
     that was asked for and never seen is believed in.
     """

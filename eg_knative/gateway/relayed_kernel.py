@@ -42,14 +42,11 @@ class RelayedKernel(Protocol):
     def kernel_id(self) -> str: ...
 
     @property
-    def connection(self) -> ConnectionInfo | None:
-        """Where it listens now; None while nobody knows."""
+    def connection(self) -> ConnectionInfo:
+        """Where it listens now, or listened last."""
 
     def take_channels(self) -> ChannelSet | None:
         """Hand over the connected channels, once; None when there are none (any more)."""
 
-    def add_listener(self, listener: Callable[[Any], None]) -> None:
-        """Call `listener` with every KernelEventLike, on the event loop."""
-
-    def remove_listener(self, listener: Callable[[Any], None]) -> None:
-        """No error when it was not added."""
+    def add_listener(self, listener: Callable[[Any], None]) -> Callable[[], None]:
+        """Call `listener` with every KernelEventLike, on the event loop; what is returned takes it off again."""

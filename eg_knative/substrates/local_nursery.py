@@ -155,10 +155,11 @@ class Nursery:
         return zygote
 
     def _died(self, nest: _Nest, why: str) -> None:
+        if nest.zygote is None:
+            return  # it never got as far as that, and whoever starts it tells
         log.warning("A zygote ended: %s", why)
-        if nest.zygote is not None:
-            self._retire(nest.zygote)
-            nest.zygote = None
+        self._retire(nest.zygote)
+        nest.zygote = None
         self._blame(nest, f"The zygote ended: {why}.")
 
     def _blame(self, nest: _Nest, why: str) -> None:
@@ -190,10 +191,9 @@ def _read_error(task: asyncio.Task[Zygote]) -> None:
 
 def words(ended: ChildExit | None, exit_code: int | None) -> str:
     """How a launcher ended, as far as anybody knows: a part of a sentence. `exit_code` as subprocess tells it."""
+    if ended is not None and ended.signal is not None:
+        return f"was ended by signal {ended.signal}"
     code = ended.code if ended is not None else exit_code
-    signum = ended.signal if ended is not None else None
-    if code is not None and code < 0:
-        code, signum = None, -code
-    if signum is not None:
-        return f"was ended by signal {signum}"
-    return "ended" if code is None else f"ended with code {code}"
+    if code is None:
+        return "ended"
+    return f"ended with code {code}" if code >= 0 else f"was ended by signal {-code}"

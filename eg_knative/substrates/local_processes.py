@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,6 +114,18 @@ def reap(pid: int) -> int | None:
         return None
     del _children[pid]
     return child.returncode
+
+
+def listener_of(path: str) -> int | None:
+    """The process that listens on a Unix socket, as the system tells (SO_PEERCRED); None when nobody does. Does not block."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+            pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        except OSError:
+            return None
+    return int(pid)
 
 
 def end_sessions(leaders: Iterable[ProcessIdentity]) -> int:

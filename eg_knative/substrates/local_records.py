@@ -17,6 +17,7 @@ from eg_knative.substrates.local_directory import write_private
 from eg_knative.substrates.local_processes import ProcessIdentity
 
 VERSION = 1
+SESSIONS_FILE = "connection/sessions"
 _FILE = "member.json"
 
 
@@ -83,3 +84,15 @@ def _parse(document: Any) -> MemberRecord:
             pid=int(launcher["pid"]), started_ticks=int(launcher["started_ticks"]), machine_boot=str(launcher["machine_boot"])
         )
     return MemberRecord(**fields)
+
+
+def read_sessions(directory: Path, *, machine_boot: str) -> list[ProcessIdentity]:
+    """The kernel processes that a member's launcher noted in `connection/sessions`: a process id and its start time a line."""
+    try:
+        lines = (directory / SESSIONS_FILE).read_text().splitlines()
+        return [
+            ProcessIdentity(pid=int(pid), started_ticks=int(ticks), machine_boot=machine_boot)
+            for pid, ticks in (line.split() for line in lines)
+        ]
+    except (OSError, ValueError):
+        return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Sequence
 
 from eg_knative.errors import ChannelError
 from eg_knative.wire.jupyter_messages import Message, compose
@@ -49,6 +50,15 @@ class Backlog:
         """Keep one; lets older outputs go when that passes a bound."""
         self._entries.append((channel, message))
         self._size += message.size
+        self._bound()
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Keep these before everything else; they are older."""
+        self._entries.extendleft(reversed(entries))
+        self._size += sum(message.size for _, message in entries)
+        self._bound()
+
+    def _bound(self) -> None:
         if self._size > self._limits.size or len(self._entries) > self._limits.messages:
             self._shrink()
 

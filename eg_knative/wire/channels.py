@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from eg_knative.errors import ChannelError
-from eg_knative.wire.backlog import Backlog, BacklogLimits
+from eg_knative.wire.backlog import Backlog, BacklogLimits, Entry
 from eg_knative.wire.jupyter_messages import Message, Signer, compose
 from eg_knative.wire.sockets import Sockets
 
@@ -164,6 +164,15 @@ class ChannelSet:
         self._signer = Signer(key=connection.key, scheme=connection.signature_scheme)
         self.connection = connection
 
+    @property
+    def held(self) -> bool:
+        """Does what is sent wait?"""
+        return self._held
+
+    def read_all(self) -> None:
+        """Receive now what has already arrived, so that it comes before whatever the caller says next."""
+        self._sockets.read_all()
+
     def hold(self) -> None:
         """What is sent from here on waits: the kernel is being restarted."""
         self._held = True
@@ -216,8 +225,12 @@ class ChannelSet:
         self._listener = on_message
 
     def keep(self, channel: str, message: Message) -> None:
-        """Put a message that could not be given to the client back, behind those kept already."""
+        """Keep a message that could not be given to the client, behind those kept already."""
         self._backlog.push(channel, message)
+
+    def keep_first(self, entries: Sequence[Entry]) -> None:
+        """Put back what a client was given before anything that is kept now, and did not get."""
+        self._backlog.put_back(entries)
 
     def forget(self) -> None:
         """Drop what is kept: whoever it was for is not coming back."""

@@ -96,6 +96,11 @@ class Sockets:
                 asyncio.get_running_loop().call_soon(self._drain, channel, socket)
         return True
 
+    def read_all(self) -> None:
+        """Receive now what has already arrived (at most a batch of each channel)."""
+        for channel, socket in list(self._sockets.items()):
+            self._drain(channel, socket)
+
     def _drain(self, channel: str, socket: zmq.Socket[bytes]) -> None:
         for _ in range(_BATCH):
             if self._sockets.get(channel) is not socket:  # closed or replaced, perhaps by the message before

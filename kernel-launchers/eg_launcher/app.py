@@ -1,7 +1,7 @@
 """The launcher's HTTP: one delegate for tornado's server, small because every answer is one JSON object or the beats.
 
-Token first, before a body is read; bodies bounded in size and time; one line of the log for what went wrong inside, never for what a
-client got wrong. tornado.web is left out on purpose: an idle member should cost little memory.
+Token first, before a body is read; bodies bounded in size and time; a line of the log for what went wrong inside, never for
+what a client got wrong. tornado.web is left out on purpose: an idle member should cost little memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import http.client
 import json
 import logging
 import os
@@ -150,7 +151,7 @@ class _Request(httputil.HTTPMessageDelegate):
         self._answered = True
         body = json.dumps(answer).encode()
         headers = httputil.HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
-        line = httputil.ResponseStartLine("HTTP/1.1", status, httputil.responses.get(status, "Unknown"))
+        line = httputil.ResponseStartLine("HTTP/1.1", status, http.client.responses.get(status, "Unknown"))
         written = self._connection.write_headers(line, headers, body)
         written.add_done_callback(lambda future: future.exception())  # the client went away; nobody is left to tell
         self._connection.finish()

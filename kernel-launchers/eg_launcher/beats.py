@@ -1,4 +1,7 @@
-"""The stream of beats to one reader: at once, every interval, and soon after each change. A reader that does not read is cut off."""
+"""The stream of beats to one reader: at once, every interval, and soon after each change.
+
+A reader that does not read is cut off.
+"""
 
 from __future__ import annotations
 

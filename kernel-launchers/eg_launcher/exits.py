@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -44,13 +45,11 @@ def _signal_words(signum: int) -> str:
 def _oom_kills() -> dict[str, int]:
     counts: dict[str, int] = {}
     for path, word in _sources():
-        try:
+        with contextlib.suppress(OSError):
             for line in path.read_text(encoding="ascii", errors="replace").splitlines():
                 name, _, value = line.partition(" ")
                 if name == word and value.strip().isdigit():
                     counts[str(path)] = int(value)
-        except OSError:
-            continue
     # The machine's counter counts everybody's; it is asked only where no cgroup tells of ours.
     ours = {source: count for source, count in counts.items() if source != "/proc/vmstat"}
     return ours or counts

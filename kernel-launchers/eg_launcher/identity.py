@@ -1,4 +1,7 @@
-"""Who a kernel process is: environment, directory, key, connection file, argv. Made for the pool first, for a user at promotion."""
+"""Who a kernel process is: environment, directory, key, connection file, argv.
+
+Made for the pool first, for a user at promotion.
+"""
 
 from __future__ import annotations
 

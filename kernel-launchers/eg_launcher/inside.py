@@ -8,6 +8,7 @@ IPKernelApp's initialisation gets an `error` and the launcher starts it plainly.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -18,6 +19,16 @@ from tornado.ioloop import IOLoop
 
 from eg_launcher import framing, kernelapp, reseed, system
 from eg_launcher.errors import FramingError
+
+_kept: list[Any] = []
+_OURS = tuple(
+    ["eg_launcher"]
+    + [
+        f"eg_launcher.{file_name[:-3]}"
+        for file_name in os.listdir(os.path.dirname(os.path.abspath(__file__)))
+        if file_name.endswith(".py")
+    ]
+)
 
 
 def run(descriptor: int, *, launcher_pid: int | None = None) -> None:
@@ -74,6 +85,9 @@ class _Kernel:
         # Both may have been changed by what a plain start would also change.
         before = dict(os.environ)
         self._app = kernelapp.make(boot)
+        self._pools = reseed.ThreadPools()
+        if self._final:
+            self._pools.restore(os.environ)
         self._additions = {name: value for name, value in os.environ.items() if name not in before}
         kernelapp.warm(self._app)
 
@@ -111,6 +125,7 @@ class _Kernel:
         app.session.key = identity["key"].encode()
         app.session.username = identity["username"]
         _set_process(identity)
+        self._pools.restore(os.environ)  # not before: an idle kernel's idle threads cost memory
         for name, value in self._additions.items():
             os.environ.setdefault(name, value)
         shell = app.shell
@@ -126,11 +141,11 @@ class _Kernel:
 
 def _set_process(identity: dict[str, Any]) -> None:
     """Environment, directory, argv and title of this process, exactly."""
-    os.environ.clear()
-    os.environ.update(identity["env"])
-    if hasattr(time, "tzset"):
-        time.tzset()
-    reseed.restore_thread_pools(os.environ)
+    if dict(os.environ) != identity["env"]:
+        os.environ.clear()
+        os.environ.update(identity["env"])
+        if hasattr(time, "tzset"):
+            time.tzset()
     os.chdir(identity["working_directory"])
     sys.argv[:] = [kernelapp.launcher_script(), *identity["arguments"]]
     if hasattr(sys, "orig_argv"):
@@ -139,13 +154,14 @@ def _set_process(identity: dict[str, Any]) -> None:
 
 
 def _forget_package() -> None:
-    """The kernel has what its own environment has; what is loaded here stays loaded for this module alone."""
-    for name in [name for name in sys.modules if name == "eg_launcher" or name.startswith("eg_launcher.")]:
-        del sys.modules[name]
+    """The kernel has what its own environment has. Listed, not searched for: looking at every name in sys.modules writes to the
+    page of each (its reference count), and so does freeing a module, which is why they are kept."""
+    for name in _OURS:
+        module = sys.modules.pop(name, None)
+        if module is not None:
+            _kept.append(module)
 
 
 def _report(sock: socket.socket, message: dict[str, Any]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the launcher is gone; so is this process, in a moment
         framing.send(sock, message)
-    except OSError:
-        pass  # the launcher is gone; so is this process, in a moment

@@ -1,7 +1,8 @@
 """One kernel process: start it the fastest way that works, wait until it is bound, promote it, signal it, see it end.
 
 Ways, fastest first: `fork` from the zygote, `exec` of the kernel's interpreter with our code inside, `plain` as the kernelspec
-says. A way that fails is a notice and the next one is tried, all within one deadline. Restarting, policy and state are `launcher`'s.
+says. A way that fails is a notice and the next one is tried, all within one deadline. Restarting, policy and state are
+`launcher`'s.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eg_launcher import framing
+from eg_launcher import framing, sessions
 from eg_launcher.config import Config
 from eg_launcher.errors import FramingError, KernelStartError, LauncherError, ZygoteError
 from eg_launcher.exits import MemoryKills, describe_exit
 from eg_launcher.identity import Identity
+from eg_launcher.messages import wait_until_bound
 from eg_launcher.output import OutputTail
 from eg_launcher.reaper import Reaper
 from eg_launcher.zygote_client import TITLE_ROOM, Zygote, interpreter_of
@@ -61,8 +63,9 @@ class KernelProcess:
         if self._channel is None:
             raise self.failed("The kernel cannot be spoken to")
         receiving = asyncio.ensure_future(self._channel.receive())
+        either: set[asyncio.Future[Any]] = {receiving, self.exited}
         try:
-            await asyncio.wait({receiving, self.exited}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
             if not receiving.done():
                 if self.exited.done():
                     raise self.failed("The kernel ended before it could be used")
@@ -215,6 +218,7 @@ class KernelStarter:
         finally:
             theirs.close()
             output.started()
+        sessions.note(self._config.connection_directory, pid)
         kernel = KernelProcess(pid=pid, started_by=way, output=output, exited=self._reaper.watch(pid), channel=channel)
         return await self._or_kill(kernel, self._boot(kernel, identity=identity, bind=bind, final=final, deadline=deadline))
 
@@ -242,16 +246,16 @@ class KernelStarter:
         except LauncherError:
             output.close()
             raise
+        sessions.note(self._config.connection_directory, pid)
         kernel = KernelProcess(pid=pid, started_by="plain", output=output, exited=self._reaper.watch(pid), channel=None)
         return await self._or_kill(kernel, self._answered(kernel, key=identity.key, deadline=deadline))
 
     async def _answered(self, kernel: KernelProcess, *, key: str, deadline: float) -> None:
-        from eg_launcher.messages import wait_until_bound  # libzmq's threads only where they are needed
-
         seconds = deadline - time.monotonic()
         asking = asyncio.ensure_future(wait_until_bound(ip=self._config.ip, shell_port=self._ports[0], key=key))
+        either: set[asyncio.Future[Any]] = {asking, kernel.exited}
         try:
-            await asyncio.wait({asking, kernel.exited}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if kernel.exited.done():
                 raise kernel.failed("The kernel ended before it answered")
             if not asking.done():

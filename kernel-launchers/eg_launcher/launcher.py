@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ from eg_launcher.config import Config
 from eg_launcher.errors import KernelStartError, LauncherError, RequestError, ZygoteError
 from eg_launcher.identity import Identity
 from eg_launcher.kernel import KernelProcess, KernelStarter
+from eg_launcher.messages import KernelChannels, close_context
 from eg_launcher.ports import PortReservation
 from eg_launcher.protocol import Beat, Promotion, check_directory
 from eg_launcher.reaper import Reaper
@@ -31,7 +33,8 @@ from eg_launcher.zygote_client import Zygote, interpreter_of
 log = logging.getLogger("eg_launcher")
 
 _RESTART_WINDOW_SECONDS = 60.0
-_GRACEFUL_SECONDS = 0.1
+# Long enough for quick atexit handlers, short enough that nobody waits for libzmq's farewells.
+_GRACEFUL_SECONDS = 0.03
 _FAILED_LINGER_SECONDS = 10.0
 EXIT_ASKED, EXIT_CONFIGURATION, EXIT_KERNEL, EXIT_INTERNAL = 0, 2, 3, 4
 
@@ -54,7 +57,7 @@ class Launcher:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._kernel: KernelProcess | None = None
-        self._channels: Any = None
+        self._channels: KernelChannels | None = None
         self._identity = self._pool_identity()
         self._kernel_state = "absent"
         self._state_since = time.monotonic()
@@ -119,20 +122,13 @@ class Launcher:
         identities.remove(self._identity.connection_file)
         self._reservation.release()
         self._reaper.stop()
-        if self._channels_used:
-            from eg_launcher.messages import close_context
-
-            close_context()
-
-    _channels_used = False
+        close_context()
 
     def _kill_descendants(self) -> None:
         """What a user's code left running elsewhere than in the kernel's group became ours when its parent ended."""
         for pid in descendants(os.getpid()):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
 
     async def _give_up_when_unwanted(self) -> None:
         while True:
@@ -224,7 +220,7 @@ class Launcher:
     # The kernel process
 
     async def _start_kernel(self, *, final: bool, notice: str | None = None, spare: KernelProcess | None = None) -> None:
-        """Start or activate a kernel for the present identity, as the next generation. Holds the lock. Raises KernelStartError."""
+        """Start or activate a kernel for the present identity, as the next generation. Raises KernelStartError."""
         info = self._connection()
         identities.write_connection_file(path=self._identity.connection_file, info=info)
         self._set_kernel_state("restarting" if self._generation else "starting")
@@ -258,10 +254,8 @@ class Launcher:
         keep = {zygote.pid} if zygote is not None else set()
         for pid in descendants(os.getpid()):
             if pid not in keep and (self._kernel is None or pid != self._kernel.pid):
-                try:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
 
     async def _stop_kernel(self) -> None:
         """End the present kernel as a restart does: it is asked, and killed if it has not gone at once. Holds the lock."""
@@ -326,10 +320,7 @@ class Launcher:
         if self.config.kernel.spare and self._promotion is not None and self.state == "claimed":
             self._spare.prepare(self._identity)
 
-    def _open_channels(self) -> None:
-        from eg_launcher.messages import KernelChannels  # an unclaimed launcher has no threads of libzmq
-
-        self._channels_used = True
+    def _open_channels(self) -> KernelChannels:
         _, iopub, _, control, _ = self._reservation.ports
         self._channels = KernelChannels(
             ip=self.config.ip,
@@ -339,6 +330,7 @@ class Launcher:
             python=self._starter.is_ipykernel,
             on_state=self._on_status,
         )
+        return self._channels
 
     async def _close_channels(self) -> None:
         channels, self._channels = self._channels, None
@@ -382,10 +374,10 @@ class Launcher:
             try:
                 if notice is None and self._kernel is not None:
                     identities.write_connection_file(path=self._identity.connection_file, info=self._connection())
+                    self._open_channels()  # in libzmq's threads, beside the promotion: the first cell's status is not missed
                     try:
                         phases["inside"] = await self._kernel.promote(self._identity, argv=self.config.kernel.argv)
                         running = True
-                        self._open_channels()
                     except KernelStartError as error:
                         notice = f"The running kernel did not take the identity: {error}"
                 if not running:
@@ -489,10 +481,9 @@ class Launcher:
         """Interrupt what the kernel runs. Raises RequestError."""
         kernel = self._living_kernel()
         if self.config.kernel.interrupt_mode == "message":
-            if self._channels is None:
-                self._open_channels()
+            channels = self._channels or self._open_channels()
             try:
-                await self._channels.ask(kind="interrupt_request", content={})
+                await channels.ask(kind="interrupt_request", content={})
             except asyncio.TimeoutError:
                 raise RequestError(504, "kernel_timeout", "The kernel's control channel takes no message") from None
         else:

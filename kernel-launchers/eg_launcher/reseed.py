@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 # Library (as part of its file name) → functions that set its number of threads.
 _SETTERS = {
@@ -69,18 +70,32 @@ _RESEED: Mapping[str, Callable[[object], None]] = {
 }
 
 
-def restore_thread_pools(environment: Mapping[str, str]) -> None:
-    """Undo the zygote's one thread: as many as the environment asks for, else as many as this process may use CPUs."""
+class ThreadPools:
+    """Libraries with thread pools that were loaded with one thread, found once; `restore` undoes that."""
+
+    def __init__(self) -> None:
+        self._setters: list[tuple[str, Any]] = []
+        for path in _libraries():
+            for word, functions in _SETTERS.items():
+                if word in os.path.basename(path):
+                    with contextlib.suppress(OSError):
+                        library = ctypes.CDLL(path)
+                        found = (getattr(library, name, None) for name in functions)
+                        self._setters += [(word, function) for function in found if function is not None]
+
+    def restore(self, environment: Mapping[str, str]) -> None:
+        """As many threads as the environment asks for, else as many as this process may use CPUs."""
+        for word, function in self._setters:
+            function(ctypes.c_int(_wanted_threads(word, environment)))
+
+
+def _libraries() -> set[str]:
+    """Files of shared libraries that this process has mapped."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-            paths = {line.rpartition(" ")[2].strip() for line in maps if ".so" in line}
+            return {line[line.index("/") :].strip() for line in maps if "/" in line and ".so" in line}
     except OSError:
-        return
-    for path in paths:
-        file_name = os.path.basename(path)
-        for word, functions in _SETTERS.items():
-            if word in file_name:
-                _set_threads(path, functions, _wanted_threads(word, environment))
+        return set()
 
 
 def _wanted_threads(word: str, environment: Mapping[str, str]) -> int:
@@ -90,12 +105,3 @@ def _wanted_threads(word: str, environment: Mapping[str, str]) -> int:
         if text.isdigit() and int(text) > 0:
             return min(int(text), 1024)
     return len(os.sched_getaffinity(0))
-
-
-def _set_threads(path: str, functions: tuple[str, ...], count: int) -> None:
-    with contextlib.suppress(OSError):
-        library = ctypes.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0) | ctypes.DEFAULT_MODE)
-        for name in functions:
-            function = getattr(library, name, None)
-            if function is not None:
-                function(ctypes.c_int(count))

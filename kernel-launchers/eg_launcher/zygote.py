@@ -7,7 +7,7 @@ loop or a thread; if an import started one it refuses to fork and says which. It
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import importlib
 import os
 import select
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eg_launcher import framing, system
+from eg_launcher import framing, memory, system
 from eg_launcher.errors import FramingError
 
 # Read when a library is loaded; more than one would start threads before the first fork. `inside` gives the kernel its own.
@@ -25,12 +25,34 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 # What a kernel imports while it starts and at its first cell; without these it would do so after the fork, in pages of its own.
 _KERNEL_MODULES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.datapub")
 _OPTIONAL_MODULES = (
-    "ipykernel.connect", "ipykernel.control", "ipykernel.debugger", "ipykernel.displayhook", "ipykernel.heartbeat",
-    "ipykernel.iostream", "ipykernel.shellchannel", "ipykernel.subshell", "ipykernel.subshell_manager",
-    "IPython.core.completer", "IPython.core.magics", "IPython.core.pylabtools", "IPython.extensions.storemagic",
-    "IPython.core.async_helpers", "comm.base_comm", "decimal", "jedi", "matplotlib_inline.config", "numbers", "pdb",
-    "psutil", "sqlite3", "uuid", "zmq.eventloop.zmqstream",
-)  # fmt: skip
+    "comm.base_comm",
+    "decimal",
+    "faulthandler",
+    "ipykernel.connect",
+    "ipykernel.control",
+    "ipykernel.debugger",
+    "ipykernel.displayhook",
+    "ipykernel.heartbeat",
+    "ipykernel.iostream",
+    "ipykernel.shellchannel",
+    "ipykernel.subshell",
+    "ipykernel.subshell_manager",
+    "IPython.core.async_helpers",
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.magics",
+    "IPython.core.oinspect",
+    "IPython.core.pylabtools",
+    "IPython.extensions.storemagic",
+    "numbers",
+    "pdb",
+    "psutil",
+    "sqlite3",
+    "tornado.platform.asyncio",
+    "uuid",
+    "zmq.eventloop.zmqstream",
+)
 _LAUNCHER_MODULES = ("eg_launcher.__main__", "eg_launcher.app", "eg_launcher.launcher")
 
 # What a forked child goes on to do, once the zygote's own frames are unwound.
@@ -50,9 +72,10 @@ def serve(role: str, descriptor: int) -> None:
 
 
 class _Zygote:
-    def __init__(self, sock: socket.socket, *, nursery: bool) -> None:
+    def __init__(self, sock: socket.socket, *, nursery: bool, prepared: bool = False) -> None:
         self._socket = sock
         self._nursery = nursery
+        self._prepared = prepared
         self._refusal: str | None = None
         self._wakeup: tuple[int, int] | None = None
 
@@ -101,6 +124,8 @@ class _Zygote:
 
     def _prepare(self, pre_import: Sequence[str]) -> dict[str, Any]:
         notices: list[str] = []
+        if self._prepared:
+            return {"pid": os.getpid(), "notices": notices}
         saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
         try:
@@ -120,10 +145,7 @@ class _Zygote:
                     os.environ[name] = value
         importlib.import_module("eg_launcher.inside")
         self._check_threads()
-        system.one_malloc_arena()
-        gc.collect()
-        gc.freeze()
-        system.give_memory_back()
+        memory.settle()
         return {"pid": os.getpid(), "notices": notices}
 
     def _import(self, name: str, *, notices: list[str] | None) -> None:
@@ -193,7 +215,7 @@ class _Zygote:
             ours.close()
             if system.die_with_parent(launcher) or not system.LINUX:
                 system.set_title([sys.executable, "eg-launcher-zygote"])
-                child = _Zygote(theirs, nursery=False).run()
+                child = _Zygote(theirs, nursery=False, prepared=True).run()
                 if child is not None:
                     child()
             return
@@ -228,12 +250,10 @@ class _Zygote:
     def _wait_readable(self) -> bool:
         """Wait for a request (True) or report children that ended (False)."""
         assert self._wakeup is not None
-        readable, _, _ = select.select([self._socket, self._wakeup[0]], [], [])
+        readable, _, _ = select.select([self._socket.fileno(), self._wakeup[0]], [], [])
         if self._wakeup[0] in readable:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup[0], 4096)
-            except BlockingIOError:
-                pass
             self._report_children()
             return False
         return True

@@ -51,14 +51,23 @@ class Server:
     ) -> None:
         self.title = title
         self.log = log
+        self._command = list(map(str, command))
+        self._env = dict(env)
+        self._directory = directory
         self._stop_signal = stop_signal
         log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # A server's log may show addresses with tokens.
-        with os.fdopen(descriptor, "wb") as out:
+        log.unlink(missing_ok=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again if it ended. The log goes on; it is private because a server's log may show addresses with tokens."""
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab") as out:
+            self.started_at = time.monotonic()
             self.process = subprocess.Popen(
-                list(map(str, command)),
-                env=dict(env),
-                cwd=directory,
+                self._command,
+                env=self._env,
+                cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

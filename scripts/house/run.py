@@ -22,11 +22,19 @@ from house.processes import Server, ServerError, any_free_port, port_is_free
 from house.progress import Step, complain
 
 GATEWAY_READY_SECONDS = 120.0
+RESTART_PAUSE_SECONDS = 10.0
+"""A gateway that ends sooner than this after its start is not started again."""
 LAB_READY_SECONDS = 60.0
 LAB_GRACE_SECONDS = 15.0
 GATEWAY_GRACE_SECONDS = 20.0
 CLIENT_TIMEOUT_SECONDS = 120
 """How long JupyterLab waits for an answer of the gateway; longer than a kernel may take to launch."""
+RECONNECTING = {
+    "JUPYTER_GATEWAY_RETRY_INTERVAL": "0.1",
+    "JUPYTER_GATEWAY_RETRY_INTERVAL_MAX": "5",
+    "JUPYTER_GATEWAY_RETRY_MAX": "120",
+}
+"""JupyterLab comes back to a gateway that was away for up to ten minutes; by itself it gives up after half a minute."""
 DEFAULT_KERNELSPEC = "python_pooled_local"
 
 
@@ -148,7 +156,7 @@ def _lab(*, python: Path, port: int, token: str, gateway: str, gateway_token: st
         "JUPYTER_GATEWAY_URL": gateway,
         "JUPYTER_GATEWAY_AUTH_TOKEN": gateway_token,
         "JUPYTER_GATEWAY_REQUEST_TIMEOUT": str(CLIENT_TIMEOUT_SECONDS),
-        "JUPYTER_GATEWAY_CONNECT_TIMEOUT": str(CLIENT_TIMEOUT_SECONDS),
+        **RECONNECTING,
     }
     # Enterprise Gateway refuses to start kernels in root's name.
     env.setdefault("KERNEL_USERNAME", user if user != "root" else "local")
@@ -157,12 +165,16 @@ def _lab(*, python: Path, port: int, token: str, gateway: str, gateway_token: st
 
 
 def _watch(servers: list[Server]) -> int:
+    """Until a signal comes. A gateway that ended is started again: kernels outlive it, and JupyterLab comes back by itself."""
     while True:
         for server in servers:
-            if not server.alive():
-                raise ServerError(
-                    f"{server.title} ended by itself with exit code {server.process.returncode}.{server.last_words()}"
-                )
+            if server.alive():
+                continue
+            ended = f"{server.title} ended by itself with exit code {server.process.returncode}"
+            if server.title != "The gateway" or time.monotonic() - server.started_at < RESTART_PAUSE_SECONDS:
+                raise ServerError(f"{ended}.{server.last_words()}")
+            print(f"{ended} and is started again; kernels are kept. Log: {server.log}", flush=True)
+            server.start()
         time.sleep(0.5)
 
 

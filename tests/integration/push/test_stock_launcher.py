@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.client import Channels, ClientError, Http
-from bench.distributed import KERNELSPEC, DistributedGateway
+from bench._client import Channels, ClientError, Http
+from bench._distributed import KERNELSPEC, DistributedGateway
 from tests.servers import USER, closing
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("response_port_gateway.py"))]

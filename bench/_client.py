@@ -181,18 +181,21 @@ class Direct:
             connected.connect(f"tcp://{host}:{port}")
 
     def wait_ready(self) -> None:
-        """Until the kernel has answered and this client's subscription is proven by a status message.
+        """Until the kernel has answered and this client's subscription is proven by the idle status of a kernel_info_request.
 
-        `wait_for_ready` of jupyter_client sleeps for 400 ms of its own; this asks again only when an answer came without one.
+        `wait_for_ready` of jupyter_client sleeps for 400 ms of its own. This asks again only when the kernel answered and its
+        status did not come: the subscription was not there yet.
         """
         deadline = time.perf_counter() + self._timeout
         while time.perf_counter() < deadline:
-            self._session.send(self._shell, "kernel_info_request", {})
+            request = self._session.send(self._shell, "kernel_info_request", {})
             self._shell.recv_multipart()
-            if self._iopub.poll(50):
-                while self._iopub.poll(20):
-                    self._iopub.recv_multipart()
-                return
+            while self._iopub.poll(100):
+                published = self._read()
+                if published["parent_header"].get("msg_id") != request["header"]["msg_id"]:
+                    continue
+                if published["content"].get("execution_state") == "idle":
+                    return
         raise ClientError("the kernel did not become ready")
 
     def drain(self) -> None:
@@ -210,8 +213,7 @@ class Direct:
         self._session.send(self._shell, message)
         output, text = 0.0, ""
         while True:
-            _identities, frames = self._session.feed_identities(self._iopub.recv_multipart())
-            published = self._session.deserialize(frames)
+            published = self._read()
             if published["parent_header"].get("msg_id") != message_id:
                 continue
             kind = published["msg_type"]
@@ -227,6 +229,10 @@ class Direct:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+    def _read(self) -> Any:
+        _identities, frames = self._session.feed_identities(self._iopub.recv_multipart())
+        return self._session.deserialize(frames)
 
 
 def connection_of(channels: Channels) -> dict[str, Any]:

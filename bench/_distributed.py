@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.stock_launcher import stock_launcher
-from tests.servers import StockGateway, free_port
+from bench._stock_launcher import stock_launcher
+from tests.servers import Gateway, StockGateway, free_port
 
 KERNELSPEC = "python_distributed"
 PROXY = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
@@ -59,12 +59,28 @@ class DistributedGateway(StockGateway):
         return [*(self._program or [program]), *options, f"--log-level={self._level}"]
 
     def environment(self) -> Mapping[str, str]:
-        return {
-            **super().environment(),
-            "JUPYTER_PATH": str(self.directory),
-            "TMPDIR": str(self.directory / "temporary"),
-            "EG_KERNEL_LOG_DIR": str(self.directory),
-            "EG_RESPONSE_IP": "127.0.0.1",
-            "EG_RESPONSE_PORT": str(self.response_port),
-            "EG_RESPONSE_PORT_RETRIES": "0",
-        }
+        return {**super().environment(), **_environment(self.directory, response_port=self.response_port)}
+
+
+class DistributedOurs(Gateway):
+    """Our gateway, without a pool, with that kernelspec."""
+
+    def __init__(self, *, directory: Path) -> None:
+        super().__init__(directory=directory, pool_size=0)
+        (directory / "temporary").mkdir(exist_ok=True)
+        self.response_port = free_port()
+        write_kernelspec(directory)
+
+    def environment(self) -> Mapping[str, str]:
+        return {**super().environment(), **_environment(self.directory, response_port=self.response_port)}
+
+
+def _environment(directory: Path, *, response_port: int) -> dict[str, str]:
+    return {
+        "JUPYTER_PATH": str(directory),
+        "TMPDIR": str(directory / "temporary"),
+        "EG_KERNEL_LOG_DIR": str(directory),
+        "EG_RESPONSE_IP": "127.0.0.1",
+        "EG_RESPONSE_PORT": str(response_port),
+        "EG_RESPONSE_PORT_RETRIES": "0",
+    }
