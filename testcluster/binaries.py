@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testcluster import host, pins, shell
 from testcluster.errors import ClusterError
-from testcluster.layout import Layout
+from testcluster.layout import PINS, Layout
 from testcluster.steps import Step
 
 _ENVOY_MEMBER = "envoy/_bin/envoy"
@@ -98,7 +98,7 @@ def _find(command: str) -> tuple[pins.GoModule, str]:
         for tool in module.tools:
             if tool.rpartition("/")[2] == command:
                 return module, tool
-    raise ClusterError(f"no module below {pins.PINS} has a tool line for {command}")
+    raise ClusterError(f"no module below {PINS} has a tool line for {command}")
 
 
 def _flags(module: pins.GoModule) -> tuple[str, ...]:

@@ -18,10 +18,9 @@ from testcluster import host, pins, shell
 from testcluster.base_image import BaseImage
 from testcluster.errors import ClusterError
 from testcluster.images import LocalImage, Store
-from testcluster.layout import REGISTRY, REPOSITORY, Layout
+from testcluster.layout import DOCKERFILES, REGISTRY, REPOSITORY, Layout
 from testcluster.steps import Step
 
-DOCKERFILES = REPOSITORY / "etc" / "docker"
 MOVING_TAG = "dev"  # what kernelspecs and tests name; it follows the newest build
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -33,6 +32,7 @@ class Builds:
     layout: Layout
     base: BaseImage
     folder: Path = DOCKERFILES
+    context: Path = REPOSITORY
 
     def names(self) -> tuple[str, ...]:
         """One image a folder."""
@@ -41,8 +41,8 @@ class Builds:
     def reference(self, name: str) -> str:
         """The image's name with a tag that stands for its content."""
         dockerfile = self._dockerfile(name)
-        copied = [REPOSITORY / path for path in copied_paths(dockerfile.read_text())]
-        key = pins.digest(dockerfile.read_bytes(), self.base.key.encode(), pins.tree_digest(copied, base=REPOSITORY).encode())
+        copied = [self.context / path for path in copied_paths(dockerfile.read_text())]
+        key = pins.digest(dockerfile.read_bytes(), self.base.key.encode(), pins.tree_digest(copied, base=self.context).encode())
         return f"{REGISTRY}/eg-knative/{name}:{key}"
 
     def steps(self, names: tuple[str, ...] = ()) -> list[Step]:
@@ -85,7 +85,7 @@ class Builds:
         for variable in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
             if os.environ.get(variable):
                 words += [f"--build-arg={variable}={os.environ[variable]}"]
-        words += [f"--tag={reference}", f"--file={self._dockerfile(name)}", str(REPOSITORY)]
+        words += [f"--tag={reference}", f"--file={self._dockerfile(name)}", str(self.context)]
         self._buildah(*words, log=self.layout.logs / f"build-{name}.log")
 
     def _writer(self, reference: str) -> Callable[[Path], None]:

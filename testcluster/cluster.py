@@ -1,4 +1,4 @@
-"""`up` and `down`: the order in which the parts become one cluster, and how all of it goes away.
+"""`up`, `down` and `load-image`: what a person asks for, in terms of the parts that do it.
 
 `up` prepares what the cache lacks, then starts from an empty state folder; if an earlier `up` did not get to its end,
 what is left of it goes first. There is no repair of a half-started cluster: starting anew takes half a minute.
@@ -6,44 +6,34 @@ what is left of it goes first. There is no repair of a half-started cluster: sta
 
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 
-from testcluster import control_plane, host, host_state, lock, manifests, pki, worker
+from testcluster import host, host_state, lock
 from testcluster.base_image import BaseImage
 from testcluster.binaries import Binaries
+from testcluster.boot import Boot
 from testcluster.builds import Builds
 from testcluster.errors import ClusterError, CommandError, NotReadyError
 from testcluster.images import Store, SystemImages
 from testcluster.kubectl import Kubectl
-from testcluster.layout import NODE_NAME, Layout
+from testcluster.layout import Layout
 from testcluster.processes import Node, marked, until
 from testcluster.progress import Progress
 from testcluster.steps import Step, pending
 
-_NAMESPACES = ("kube-system", "knative-serving", "kourier-system")
 
-
-@dataclass(frozen=True)
 class Cluster:
     """One user's test cluster."""
 
-    layout: Layout
-    progress: Progress
-    node: Node = field(init=False)
-    binaries: Binaries = field(init=False)
-    base: BaseImage = field(init=False)
-    images: SystemImages = field(init=False)
-    builds: Builds = field(init=False)
-
-    def __post_init__(self) -> None:
-        parts = {"node": Node(self.layout), "binaries": Binaries(self.layout), "base": BaseImage(self.layout)}
-        for name, part in parts.items():
-            object.__setattr__(self, name, part)
-        object.__setattr__(self, "images", SystemImages(self.layout, self.binaries, self.base))
-        object.__setattr__(self, "builds", Builds(self.layout, self.base))
+    def __init__(self, layout: Layout, progress: Progress) -> None:
+        self.layout = layout
+        self.progress = progress
+        self.node = Node(layout)
+        self.binaries = Binaries(layout)
+        self.base = BaseImage(layout)
+        self.images = SystemImages(layout, self.binaries, self.base)
+        self.builds = Builds(layout, self.base)
 
     @property
     def kubectl(self) -> Kubectl:
@@ -72,7 +62,7 @@ class Cluster:
             self._tear_down()
             host_state.check_free()
             try:
-                self._start(images=images)
+                self._boot().run(images=images)
             except ClusterError:
                 # Logs stay in the cache; a half-started node is of no use to anybody.
                 self._tear_down()
@@ -91,79 +81,16 @@ class Cluster:
             with self.progress.step(step.name, number=number, total=len(steps)):
                 step.make()
 
-    def _start(self, *, images: bool) -> None:
-        phase, node, layout = self.progress.phase, self.node, self.layout
-        with phase("keys"):
-            layout.state.mkdir(parents=True)
-            pki.make(layout.pki)
-            worker.prepare(layout, sandbox_image=self.images.reference("pause"))
-        with phase("node"):
-            host_state.remember_settings(layout)
-            host_state.make_cgroups()
-            node.create()
-            self._mount()
-            host_state.connect(node)
-        with phase("control plane"):
-            node.start("etcd", control_plane.etcd(layout))
-            node.start("kube-apiserver", control_plane.apiserver(layout, self.binaries))
-        with phase("images"), self._store_only() as store:
-            store.load_missing(self.images.all(), scratch=layout.state)
-            if images:
-                self.builds.load(store, scratch=layout.state)
-        with phase("api server"):
-            node.start("containerd", worker.containerd(layout))
-            ready = lambda: control_plane.api_ready(layout.pki)  # noqa: E731 (one line reads better here)
-            node.wait("the API server", ready, daemon="kube-apiserver", timeout=120)
-            shutil.copyfile(layout.pki / "admin.kubeconfig", layout.kubeconfig)
-            layout.kubeconfig.chmod(0o600)
-        with phase("kubelet"):
-            node.start("kube-controller-manager", control_plane.controller_manager(layout, self.binaries))
-            node.start("kube-scheduler", control_plane.scheduler(layout, self.binaries))
-            node.wait("containerd", Store(node).answers, daemon="containerd", timeout=60)
-            node.start("kubelet", worker.kubelet(layout, self.binaries))
-            node.start("kube-proxy", worker.proxy(layout, self.binaries))
-            self.kubectl.apply(manifests.coredns(image=self.images.reference("coredns")))
-        with phase("node ready"):
-            self.kubectl.wait("the node", "--for=condition=Ready", f"node/{NODE_NAME}", timeout=60)
-        ready_after = self.progress.elapsed()
-        with phase("knative"):
-            self._install_knative()
-        with phase("knative available"):
-            for namespace in _NAMESPACES:
-                words = ("--for=condition=Available", "deployment", "--all", f"--namespace={namespace}")
-                self.kubectl.wait(f"the deployments in {namespace}", *words, timeout=120)
-        layout.complete.touch()
-        seconds = self.progress.elapsed()
-        self.progress.say(f"test cluster up: node ready after {ready_after:.0f} s, Knative after {seconds:.0f} s")
-
-    def _install_knative(self) -> None:
-        images = self.images.go_references()
-        documents = manifests.adapt(manifests.upstream(), images=images, envoy=self.images.reference("envoy"))
-        definitions, rest = manifests.custom_resources(documents)
-        self.kubectl.apply(manifests.dump(definitions))
-        names = [f"crd/{document['metadata']['name']}" for document in definitions]
-        self.kubectl.wait("Knative's resource definitions", "--for=condition=Established", *names, timeout=60)
-        self.kubectl.apply(manifests.dump(rest), timeout=120)
-
-    def _mount(self) -> None:
-        """Give the node a /run of its own and catch what programs insist on writing below /var."""
-        over, work = self.layout.state / "var", self.layout.state / "var-work"
-        for folder in (over, work):
-            folder.mkdir()
-        self.node.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
-        options = f"lowerdir=/var,upperdir={over},workdir={work}"
-        self.node.run(["mount", "-t", "overlay", "-o", options, "overlay", "/var"])
-
-    @contextmanager
-    def _store_only(self) -> Iterator[Store]:
-        """containerd without pods, to forget those of a killed node and to import images before the kubelet asks."""
-        shutil.rmtree(self.layout.store / "io.containerd.grpc.v1.cri", ignore_errors=True)
-        self.node.start("containerd", worker.containerd_store(self.layout))
-        store = Store(self.node)
-        self.node.wait("containerd", store.answers, daemon="containerd", timeout=60)
-        store.forget_containers()
-        yield store
-        self.node.stop("containerd")
+    def _boot(self) -> Boot:
+        return Boot(
+            layout=self.layout,
+            progress=self.progress,
+            node=self.node,
+            binaries=self.binaries,
+            images=self.images,
+            builds=self.builds,
+            kubectl=self.kubectl,
+        )
 
     # --- images of the project
 
@@ -199,10 +126,8 @@ class Cluster:
             return  # nothing here is ours: the link may belong to a cluster of another cache folder
         # The node's first process takes every other one along, containers included. A process that is marked as ours
         # and still lives was started by an `up` that died before it could record it.
-        try:
+        with suppress(ClusterError):
             self.node.first().kill(signal.SIGKILL)
-        except ClusterError:
-            pass
         if not until(lambda: not self._kill_marked(), timeout=10):
             pids = ", ".join(str(process.pid) for process in marked(self.layout))
             raise NotReadyError(f"processes of the test cluster do not end: {pids}; see `ps`, then try again")
@@ -225,5 +150,3 @@ class Cluster:
         for pattern in ("base/root-*", "bin/*/tmp*", "buildah/tmp*"):
             for folder in self.layout.cache.glob(pattern):
                 shutil.rmtree(folder, ignore_errors=True)
-
-

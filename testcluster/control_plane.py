@@ -1,6 +1,5 @@
 """Command lines of etcd and of Kubernetes' control plane, and how to tell that they are ready."""
 
-import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from testcluster.binaries import Binaries
 from testcluster.layout import API_SERVER, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE, Layout
+from testcluster.processes import Node
 
 _ETCD = "http://127.0.0.1:2379"  # on the node's own loopback: nothing outside its namespace can reach it
 
@@ -73,6 +73,11 @@ def scheduler(layout: Layout, binaries: Binaries) -> list[str]:
     ]
 
 
+def wait_until_ready(node: Node, *, timeout: float) -> None:
+    """Wait for the API server; raise if it does not come up or dies."""
+    node.wait("the API server", lambda: api_ready(node.layout.pki), daemon="kube-apiserver", timeout=timeout)
+
+
 def api_ready(pki: Path, *, path: str = "/readyz") -> bool:
     """Whether the API server says that it is ready, asked as the administrator from the host."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
@@ -82,5 +87,5 @@ def api_ready(pki: Path, *, path: str = "/readyz") -> bool:
     try:
         with opener.open(API_SERVER + path, timeout=2) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, socket.timeout, ConnectionError):
+    except (TimeoutError, urllib.error.URLError, ConnectionError):
         return False

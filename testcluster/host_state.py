@@ -5,6 +5,7 @@ kubelet insists on. Mounts, iptables rules and everything else live in the node'
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from testcluster import shell
@@ -23,7 +24,7 @@ from testcluster.processes import Node, until
 
 _CGROUPS = Path("/sys/fs/cgroup")
 # Written by the kubelet at its start (setupKernelTunables), for the whole machine.
-_SETTINGS = (
+SETTINGS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
     "kernel/panic",
@@ -109,17 +110,13 @@ def _hierarchies() -> list[Path]:
 
 def _delegate(parent: Path) -> None:
     for controller in (parent / "cgroup.controllers").read_text().split():
-        try:
+        with suppress(OSError):  # the kubelet says which one it misses, if it needs that one
             (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-        except OSError:
-            continue  # the kubelet says which one it misses, if it needs that one
 
 
 def _remove(folder: Path) -> None:
-    try:
+    with suppress(OSError):
         folder.rmdir()
-    except OSError:
-        return
 
 
 # --- kernel settings
@@ -127,7 +124,7 @@ def _remove(folder: Path) -> None:
 
 def remember_settings(layout: Layout) -> None:
     """Keep what the kubelet is about to change."""
-    values = {name: (_SYS / name).read_text().strip() for name in _SETTINGS if (_SYS / name).exists()}
+    values = {name: (_SYS / name).read_text().strip() for name in SETTINGS if (_SYS / name).exists()}
     _saved(layout).write_text(json.dumps(values))
 
 
@@ -137,11 +134,11 @@ def restore_settings(layout: Layout) -> None:
         values = json.loads(_saved(layout).read_text())
     except FileNotFoundError:
         return
-    for name, value in values.items():
-        try:
+    try:
+        for name, value in values.items():
             (_SYS / name).write_text(value)
-        except OSError as error:
-            raise ClusterError(f"could not set /proc/sys/{name} back to {value}: {error.strerror}") from error
+    except OSError as error:
+        raise ClusterError(f"could not put the kernel settings {values} back: {error}") from error
 
 
 def _saved(layout: Layout) -> Path:

@@ -24,7 +24,8 @@ class Kubectl:
     def apply(self, manifest: str, *, timeout: float = 60) -> None:
         """Create or update what the manifest says, with this cluster's tool as the fields' owner."""
         # Client-side apply keeps a copy in an annotation, and Knative's definitions are larger than one may be.
-        self("apply", "--server-side", "--force-conflicts", "--field-manager=testcluster", "-f", "-", stdin=manifest, timeout=timeout)
+        words = ("--server-side", "--force-conflicts", "--field-manager=testcluster", "--filename=-")
+        self("apply", *words, stdin=manifest, timeout=timeout)
 
     def wait(self, what: str, *words: str, timeout: float) -> None:
         """`kubectl wait`, patient with an API that does not know the resource yet."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DOCKERFILES = REPOSITORY / "etc" / "docker"
 PINS = Path(__file__).resolve().parent / "pins"
 
 NODE_NAME = "one-node"

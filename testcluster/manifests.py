@@ -59,7 +59,8 @@ def adapt(documents: Iterable[Manifest], *, images: Mapping[str, str], envoy: st
 
 def custom_resources(documents: Iterable[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
     """Custom resource definitions, then everything else: the rest is refused until they are established."""
-    definitions, rest = [], []
+    definitions: list[Manifest] = []
+    rest: list[Manifest] = []
     for document in documents:
         (definitions if document["kind"] == "CustomResourceDefinition" else rest).append(document)
     return definitions, rest

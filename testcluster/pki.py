@@ -55,10 +55,10 @@ def make(folder: Path) -> None:
     """Write the authority, all identities and the service accounts' key."""
     folder.mkdir(parents=True, mode=0o700)
     _key(folder / "ca.key")
-    ca = ["openssl", "req", "-x509", "-new", "-key", folder / "ca.key", "-subj", "/CN=eg-knative-test", "-days", _DAYS]
+    ca = ["openssl", "req", "-x509", "-new", "-key", f"{folder}/ca.key", "-subj", "/CN=eg-knative-test", "-days", _DAYS]
     shell.run([*ca, "-out", folder / "ca.crt"])
     _key(folder / "service-account.key")
-    public = ["openssl", "ec", "-in", folder / "service-account.key", "-pubout"]
+    public = ["openssl", "ec", "-in", f"{folder}/service-account.key", "-pubout"]
     shell.run([*public, "-out", folder / "service-account.pub"])
     for identity in IDENTITIES:
         _issue(folder, identity)
@@ -97,8 +97,8 @@ def _issue(folder: Path, identity: Identity) -> None:
     usage = "keyUsage=digitalSignature\nextendedKeyUsage=clientAuth,serverAuth\n" + identity.alternatives
     extensions = folder / f"{identity.file}.ext"
     extensions.write_text(usage)
-    sign = ["openssl", "x509", "-req", "-in", request, "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key"]
-    serial = ["-CAcreateserial", "-days", _DAYS, "-extfile", extensions, "-out", certificate]
+    sign = ["openssl", "x509", "-req", "-in", f"{request}", "-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key"]
+    serial = ["-CAcreateserial", "-days", _DAYS, "-extfile", f"{extensions}", "-out", f"{certificate}"]
     shell.run([*sign, *serial])
 
 

@@ -39,9 +39,7 @@ def run(
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("wb") as sink:
-                done = subprocess.run(
-                    words, env=env, cwd=cwd, input=data, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout
-                )
+                done = subprocess.run(words, env=env, cwd=cwd, input=data, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout)
             said = log.read_bytes()
     except FileNotFoundError as error:
         raise CommandError(f"{words[0]} is not installed (scripts/cluster up installs what it can as root)") from error
@@ -86,4 +84,3 @@ def tail(said: bytes) -> str:
     """The end of a program's output on one line."""
     text = said.decode(errors="replace").strip()
     return " | ".join(line.strip() for line in text[-_TAIL:].splitlines()[-6:] if line.strip()) or "it said nothing"
-

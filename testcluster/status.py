@@ -57,23 +57,19 @@ def _objects(cluster: Cluster) -> tuple[list[str], list[str]]:
 
 
 def _memory(cluster: Cluster) -> int:
-    """Proportional memory of every process in the node, containers included: they share its process namespace's parent."""
-    try:
-        inside = Path(f"/proc/{cluster.node.first().pid}/ns/net").stat().st_ino
-    except (ClusterError, OSError):
-        return 0
+    """Proportional memory of every process in the node, containers included."""
     total = 0
-    for pid in _descendants(cluster.node.first().pid, marked_pids={process.pid for process in marked(cluster.layout)}):
+    for pid in _inside({process.pid for process in marked(cluster.layout)}):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
-            continue
+            continue  # it ended meanwhile
         total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
-    return total if inside else 0
+    return total
 
 
-def _descendants(first: int, *, marked_pids: set[int]) -> set[int]:
-    """The node's processes: all whose line of parents reaches the first one or a daemon."""
+def _inside(roots: set[int]) -> set[int]:
+    """The node's processes: all whose line of parents reaches one that we started."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -81,7 +77,6 @@ def _descendants(first: int, *, marked_pids: set[int]) -> set[int]:
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-    roots = marked_pids | {first}
     found: set[int] = set()
     for pid in parents:
         at = pid
@@ -93,6 +88,7 @@ def _descendants(first: int, *, marked_pids: set[int]) -> set[int]:
 
 
 def _leftovers(cluster: Cluster) -> list[str]:
+    if host_state.linked():
+        return ["a test cluster of another cache folder or user runs on this machine"]
     left = [f"wrong: process {process.pid} of an earlier cluster still runs" for process in marked(cluster.layout)]
-    left += [f"wrong: control group {path} is left" for path in host_state.cgroups()]
-    return left
+    return left + [f"wrong: control group {path} is left" for path in host_state.cgroups()]

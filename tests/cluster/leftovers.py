@@ -10,7 +10,7 @@ from testcluster.kubectl import Kubectl
 from testcluster.processes import until
 
 # Kubernetes puts these into every namespace, or writes them about objects.
-_ALWAYS = re.compile(r"^(configmap/kube-root-ca\.crt|configmap/istio-ca-root-cert|serviceaccount/default|event(\.events\.k8s\.io)?/.*)$")
+_ALWAYS = re.compile(r"^(configmap/(kube-root|istio-ca-root)\S*|serviceaccount/default|event(\.events\.k8s\.io)?/\S*)$")
 
 
 def find(kubectl: Kubectl, namespace: str) -> list[str]:

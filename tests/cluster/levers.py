@@ -27,8 +27,7 @@ def without_api_server(own: Cluster, *, grace: float = 0.0) -> Iterator[None]:
         yield
     finally:
         own.node.restart("kube-apiserver")
-        ready = lambda: control_plane.api_ready(own.layout.pki)  # noqa: E731
-        own.node.wait("the API server", ready, daemon="kube-apiserver", timeout=60)
+        control_plane.wait_until_ready(own.node, timeout=60)
 
 
 @contextmanager
@@ -57,9 +56,7 @@ def without_knative(cluster: ClusterUnderTest, component: str) -> Iterator[None]
 
 def kill_knative(cluster: ClusterUnderTest, component: str) -> None:
     """Kill a Knative component's pods; its Deployment starts new ones, unless it is scaled away."""
-    cluster.kubectl(
-        "delete", "pods", f"--selector=app={component}", f"--namespace={_KNATIVE}", "--force", "--grace-period=0"
-    )
+    cluster.kubectl("delete", "pods", f"--selector=app={component}", f"--namespace={_KNATIVE}", "--force", "--grace-period=0")
 
 
 @contextmanager
