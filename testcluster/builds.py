@@ -76,6 +76,7 @@ class Builds:
     def _build(self, name: str, reference: str) -> None:
         if self.base.reference not in self._buildah("images", "--format", "{{.Name}}:{{.Tag}}"):
             self._buildah("pull", f"docker-archive:{self.base.archive}")
+        self._buildah("rm", "--all")  # of a build that was killed
         words = ["build", "--pull=never", "--layers", "--isolation=chroot", "--network=host", "--format=docker"]
         words += [f"--build-arg=BASE_IMAGE={self.base.reference}"]
         bundle = host.certificate_bundle()

@@ -57,14 +57,15 @@ class Cluster:
             self._sweep()
             self.prepare(images=images)
             if self.running:
-                self._load_built(images=images)
+                if images:
+                    self.builds.load(Store(self.node), scratch=self.layout.state)
                 return
             self._tear_down()
             host_state.check_free()
             try:
                 self._boot().run(images=images)
-            except ClusterError:
-                # Logs stay in the cache; a half-started node is of no use to anybody.
+            except BaseException:
+                # Ctrl-C included. Logs stay in the cache; a half-started node is of no use to anybody.
                 self._tear_down()
                 raise
 
@@ -94,23 +95,20 @@ class Cluster:
 
     # --- images of the project
 
-    def load_built(self, names: tuple[str, ...] = ()) -> None:
-        """Build the project's images (or these only) and bring them into the running cluster."""
+    def load_built(self, names: tuple[str, ...] = (), *, builds: Builds | None = None) -> None:
+        """Build the project's images, or these only, or those of another folder, and bring them into the running cluster."""
         host.check()
         with lock.held(self.layout.lock, doing="load-image"):
             self.node.first()
-            self._make(pending(self.builds.steps(names)))
-            self._load_built(images=True, names=names)
+            builds = builds or self.builds
+            self._make(pending(builds.steps(names)))
+            builds.load(Store(self.node), scratch=self.layout.state, names=names)
 
     def load_archive(self, archive: Path) -> None:
         """Bring a docker-archive or OCI archive into the running cluster."""
         host.check()
         with lock.held(self.layout.lock, doing="load-image"):
             Store(self.node).load(archive.resolve())
-
-    def _load_built(self, *, images: bool, names: tuple[str, ...] = ()) -> None:
-        if images:
-            self.builds.load(Store(self.node), scratch=self.layout.state, names=names)
 
     # --- down
 
@@ -122,7 +120,7 @@ class Cluster:
             self._sweep()
 
     def _tear_down(self) -> None:
-        if not self.layout.state.exists():
+        if not self.layout.state.exists() and not marked(self.layout):
             return  # nothing here is ours: the link may belong to a cluster of another cache folder
         # The node's first process takes every other one along, containers included. A process that is marked as ours
         # and still lives was started by an `up` that died before it could record it.

@@ -4,6 +4,7 @@ Three things only: a network link with its routes, control groups below one name
 kubelet insists on. Mounts, iptables rules and everything else live in the node's namespaces and end with them.
 """
 
+import ipaddress
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from testcluster.layout import (
     HOST_ADDRESS,
     LINK,
     LINK_PREFIX,
+    LINK_RANGE,
     NODE_ADDRESS,
     POD_RANGE,
     SERVICE_RANGE,
@@ -68,10 +70,11 @@ def check_free() -> None:
     """Raise if the addresses are somebody else's, such as a cluster of another user of this machine."""
     if linked():
         raise BusyError(f"the link {LINK} belongs to a test cluster of another user or cache folder: take that one down")
-    for line in shell.run(["ip", "-o", "-4", "route", "show", "table", "all"]).splitlines():
-        words = line.split()
-        if any(word.startswith("10.213.") for word in words[:2]):
-            raise BusyError(f"this machine already routes {words[0]}: change the addresses in testcluster/layout.py")
+    ours = [ipaddress.ip_network(text) for text in (LINK_RANGE, POD_RANGE, SERVICE_RANGE)]
+    for line in shell.run(["ip", "-o", "-4", "route", "show"]).splitlines():
+        target = line.split()[0]
+        if target != "default" and any(ipaddress.ip_network(target).overlaps(network) for network in ours):
+            raise BusyError(f"this machine already routes {target}: change the addresses in testcluster/layout.py")
 
 
 # --- control groups
