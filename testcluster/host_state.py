@@ -72,8 +72,8 @@ def check_free() -> None:
         raise BusyError(f"the link {LINK} belongs to a test cluster of another user or cache folder: take that one down")
     ours = [ipaddress.ip_network(text) for text in (LINK_RANGE, POD_RANGE, SERVICE_RANGE)]
     for line in shell.run(["ip", "-o", "-4", "route", "show"]).splitlines():
-        target = line.split()[0]
-        if target != "default" and any(ipaddress.ip_network(target).overlaps(network) for network in ours):
+        target = next((word for word in line.split()[:2] if word[0].isdigit()), None)  # a type may come first
+        if target and any(ipaddress.ip_network(target).overlaps(network) for network in ours):
             raise BusyError(f"this machine already routes {target}: change the addresses in testcluster/layout.py")
 
 
