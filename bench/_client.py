@@ -19,6 +19,7 @@ from typing import Any
 
 import websocket
 import zmq
+from jupyter_client.session import DELIM as DELIMITER
 from jupyter_client.session import Session
 
 NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
@@ -191,10 +192,8 @@ class Direct:
             request = self._session.send(self._shell, "kernel_info_request", {})
             self._shell.recv_multipart()
             while self._iopub.poll(100):
-                published = self._read()
-                if published["parent_header"].get("msg_id") != request["header"]["msg_id"]:
-                    continue
-                if published["content"].get("execution_state") == "idle":
+                _message_type, parent_id, content = self._receive()
+                if parent_id == request["header"]["msg_id"] and _content(content).get("execution_state") == "idle":
                     return
         raise ClientError("the kernel did not become ready")
 
@@ -213,16 +212,15 @@ class Direct:
         self._session.send(self._shell, message)
         output, text = 0.0, ""
         while True:
-            published = self._read()
-            if published["parent_header"].get("msg_id") != message_id:
+            message_type, parent_id, content = self._receive()
+            if parent_id != message_id:
                 continue
-            kind = published["msg_type"]
-            if kind == "stream":
+            if message_type == "stream":
                 output = output or time.perf_counter()
-                text += published["content"]["text"]
-            elif kind == "error":
-                raise ClientError(str(published["content"]["evalue"]))
-            elif kind == "status" and published["content"]["execution_state"] == "idle":
+                text += _content(content)["text"]
+            elif message_type == "error":
+                raise ClientError(str(_content(content)["evalue"]))
+            elif message_type == "status" and _content(content)["execution_state"] == "idle":
                 idle = time.perf_counter()
                 self._shell.recv_multipart()
                 return Cell(sent=sent, output=output, idle=idle, text=text)
@@ -230,9 +228,10 @@ class Direct:
     def close(self) -> None:
         self._context.destroy(linger=0)
 
-    def _read(self) -> Any:
-        _identities, frames = self._session.feed_identities(self._iopub.recv_multipart())
-        return self._session.deserialize(frames)
+    def _receive(self) -> tuple[str, str | None, Any]:
+        frames = self._iopub.recv_multipart()
+        header, parent, _metadata, content = frames[frames.index(DELIMITER) + 2 :][:4]
+        return json.loads(header)["msg_type"], json.loads(parent).get("msg_id"), content
 
 
 def connection_of(channels: Channels) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`scripts/bench lab`: a real JupyterLab page in Chromium: notebook opened → kernel idle, first cell run → result on the page.
 
 One JupyterLab for each gateway, a fresh notebook, browser profile and kernel for every sample. Times are taken in the page. With
-stock Enterprise Gateway the kernel's status may never become idle before a cell has run: that is counted as not within the limit.
+stock Enterprise Gateway the kernel's status may not become idle before a cell has run: after five seconds the cell is run anyway.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from bench._systems import OURS, STOCK, kernelspec_of, ours, stock, wait_for_poo
 from tests.browser.driver import LabPage, browser
 from tests.servers import Gateway, Lab, StockGateway, closing
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
+IDLE_PATIENCE_SECONDS = 5.0
+"""A person who sees no idle kernel after so long runs the cell all the same."""
 POOL_SIZE = 2
 STOCK_SAMPLES = 3
 IDLE, RESULT, BOTH = "drawn → idle", "cell run → result", "drawn → first result"
@@ -52,9 +54,10 @@ def _open(chromium: Browser, lab: Lab, name: str, times: dict[str, list[float]])
         page.open_notebook(name)
         drawn = time.perf_counter()
         try:
+            page.page.set_default_timeout(IDLE_PATIENCE_SECONDS * 1000)
             times[IDLE].append(page.opening().idle_after_drawn)
         except PlaywrightError:
-            times[IDLE].append(PATIENCE_SECONDS)
+            times[IDLE].append(IDLE_PATIENCE_SECONDS)
         try:
             times[RESULT].append(page.run_and_wait(0, "42"))
         except PlaywrightError:
@@ -98,5 +101,7 @@ def _report(times: dict[str, dict[str, list[float]]]) -> Report:
             for part in (IDLE, RESULT)
         ],
         samples={"seconds": times},
-        notes=[f"Milliseconds, p50 / p99. A wait that reached {PATIENCE_SECONDS:.0f} s was given up and is counted as that."],
+        notes=[
+            f"Milliseconds, p50 / p99. Without an idle kernel after {IDLE_PATIENCE_SECONDS:.0f} s the cell was run all the same."
+        ],
     )

@@ -79,7 +79,9 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
         help="Seconds that a connection may take for its request's headers, or stay idle between requests.",
     )
     body_timeout = Float(30.0, min=1.0, config=True, help="Seconds that a request's body may take to arrive.")
-    max_body_size = Integer(4 * 1024**2, min=1024, max=HARD_BODY_LIMIT, config=True, help="Bytes of a request's body; more is answered with 413.")
+    max_body_size = Integer(
+        4 * 1024**2, min=1024, max=HARD_BODY_LIMIT, config=True, help="Bytes of a request's body; more is answered with 413."
+    )
     kernel_manager_class = Type(
         default_value=GatewayKernels, klass=GatewayKernels, config=True, help="The kernel manager: GatewayKernels or a subclass."
     )

@@ -184,8 +184,8 @@ class KernelspecIndex:
     async def lookup(self, name: str) -> KernelspecEntry:
         """The kernelspec to launch. Raises UnknownKernelspecError, or its ConfigurationError when it is broken."""
         entry = self.snapshot.get(name) or self.snapshot.get(name.lower())
-        if entry is None:
-            await self.refresh()
+        if entry is None or entry.error is not None:
+            await self.refresh()  # it may have been made or mended within the last second
             entry = self.snapshot.get(name.lower())
         if entry is None:
             known = ", ".join(sorted(self.usable)) or "none"

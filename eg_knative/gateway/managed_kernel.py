@@ -16,6 +16,7 @@ import zmq
 from jupyter_server._tz import utcnow
 
 from eg_knative.gateway.relay import KernelRelay, Relays
+from eg_knative.gateway.relayed_kernel import RelayedKernel
 from eg_knative.wire.channels import ChannelSet
 from eg_knative.wire.control import ConnectionInfo
 
@@ -116,23 +117,22 @@ class ManagedKernel:
         """The restarter calls this before it restarts, and nobody when it has: the manager is followed until it is done."""
         self._tell(ManagedEvent(kind="died", message=_DIED, exit={"restarted": True}))
         if self._following is None or self._following.done():
-            self._following = asyncio.get_running_loop().create_task(self._follow())
+            self._following = asyncio.get_running_loop().create_task(self._follow(self._manager.kernel))
 
     def _dead(self) -> None:
         self._tell(ManagedEvent(kind="gone", message="the kernel could not be restarted"))
 
-    async def _follow(self) -> None:
+    async def _follow(self, before: Any) -> None:
+        """A restart gives the manager another process (proxy) object, and EG's managers a flag while it lasts."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _RESTART_LIMIT_SECONDS
-        began = False
         while loop.time() < until:
             await asyncio.sleep(_RESTART_POLL_SECONDS)
-            restarting = bool(getattr(self._manager, "restarting", False))
-            if began and not restarting:
-                self._tell(ManagedEvent(kind="restarted", connection=self.connection))
-                return
-            began = began or restarting
-        log.warning("Kernel %s: its restart was not seen to end within %g s.", self._kernel_id, _RESTART_LIMIT_SECONDS)
+            process = self._manager.kernel
+            if process is not None and process is not before and not getattr(self._manager, "restarting", False):
+                break
+        else:
+            log.warning("Kernel %s: its restart was not seen to end within %g s.", self._kernel_id, _RESTART_LIMIT_SECONDS)
         self._tell(ManagedEvent(kind="restarted", connection=self.connection))
 
     def _tell(self, event: ManagedEvent) -> None:
@@ -156,5 +156,6 @@ def relay_of(kernel_manager: Any, kernel_id: str, settings: dict[str, Any]) -> K
             manager.execution_state = active.execution_state
             manager.last_activity = kernel_manager.last_kernel_activity = utcnow()
 
-        relay = relays.attach(ManagedKernel(kernel_id=kernel_id, manager=manager), on_activity=note)
+        claimed: RelayedKernel | None = getattr(manager, "claimed", None)  # a kernel of ours that could not be attached before
+        relay = relays.attach(claimed or ManagedKernel(kernel_id=kernel_id, manager=manager), on_activity=note)
     return relay

@@ -10,7 +10,15 @@ from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from eg_knative.pool.events import MISS_REASONS, KernelEvent, PoolEvent
 
@@ -27,6 +35,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, *, registry: CollectorRegistry | None = None, version: str = "") -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, that nobody asks for
         self.registry = registry or CollectorRegistry()
         r = self.registry
         Gauge("eg_knative_build_info", "1; the label says which version runs.", ["version"], registry=r).labels(version).set(1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC
 
-from eg_knative.errors import BadRequestError, EgKnativeError, LauncherError
+from eg_knative.errors import BadRequestError, EgKnativeError, LauncherError, LauncherUnreachableError
 from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import http_error
@@ -89,16 +89,24 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
         Raises tornado's HTTPError with a reason word and a message that its user can act on.
         """
         try:
-            handed_over = self.kernel_manager.__dict__.pop(HANDED_OVER, None)
-            if handed_over is not None and handed_over.alive:
-                await handed_over.restart(float(getattr(self.kernel_manager, "kernel_launch_timeout", RESTART_TIMEOUT)))
-                self.take(handed_over)
-            else:
+            handed_over: ClaimedKernel | None = self.kernel_manager.__dict__.pop(HANDED_OVER, None)
+            if handed_over is None or not await self._restarted(handed_over):
                 env = stock_environment(self.kernel_manager)
                 self.take(await self.claim(env, working_directory=kwargs.get("cwd")))
         except EgKnativeError as error:
             raise http_error(error) from error
         return self
+
+    async def _restarted(self, claimed: ClaimedKernel) -> bool:
+        """Restart in place. False: its launcher is gone, and what was left of it is removed."""
+        try:
+            await claimed.restart(float(getattr(self.kernel_manager, "kernel_launch_timeout", RESTART_TIMEOUT)))
+        except LauncherUnreachableError as error:
+            self.log.warning("Kernel %s gets a new member: %s", self.kernel_id, error.message)
+            await claimed.shutdown(0.0)
+            return False
+        self.take(claimed)
+        return True
 
     def take(self, claimed: ClaimedKernel) -> None:
         """Make `claimed` this proxy's kernel, and point the kernel manager at it."""

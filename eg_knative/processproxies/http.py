@@ -23,6 +23,8 @@ _STATUS_OF_REASON = {"body_too_large": 413, "quota": 503}
 
 def status_of(error: errors.EgKnativeError) -> int:
     """The HTTP status for one of our errors; 500 for what the table does not name."""
+    if isinstance(error, errors.LauncherRefusedError) and error.status in {409, 504}:
+        return error.status
     if error.reason in _STATUS_OF_REASON:
         return _STATUS_OF_REASON[error.reason]
     for kind, status in _STATUS:

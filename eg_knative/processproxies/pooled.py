@@ -7,12 +7,15 @@ runtime, and a pool begins to fill when its kernelspec is first used.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import uuid
 import weakref
+from typing import Any
 
+from eg_knative.errors import LaunchError
 from eg_knative.pool.claims import ClaimedKernel
-from eg_knative.processproxies.base import ClaimProxy, launch_timeout_of
+from eg_knative.processproxies.base import GRACE_SECONDS, ClaimProxy, background, launch_timeout_of
 from eg_knative.processproxies.configuration import EgKnativeConfiguration
 from eg_knative.runtime import Runtime
 from eg_knative.specification import KernelSpecification
@@ -20,6 +23,22 @@ from eg_knative.wire.control import ClaimRequest
 
 _served_in_stock: weakref.WeakKeyDictionary[Runtime, dict[str, KernelSpecification]] = weakref.WeakKeyDictionary()
 """Stock Enterprise Gateway does not say which kernelspecs there are: those that were asked for are kept warm from then on."""
+
+
+def _end_with(application: Any, runtime: Runtime) -> None:
+    """Close the runtime when stock Enterprise Gateway ends, after the kernels that it knows.
+
+    It has no hook for that; its `shutdown`, called once when its event loop has stopped, is wrapped on this one instance.
+    """
+    original = application.shutdown
+    loop = asyncio.get_running_loop()
+
+    def shutdown() -> None:
+        original()
+        loop.run_until_complete(background.drain(timeout=GRACE_SECONDS))
+        loop.run_until_complete(runtime.close(shut_down_kernels=True))
+
+    application.shutdown = shutdown
 
 
 class PooledProcessProxy(ClaimProxy):
@@ -42,7 +61,14 @@ class PooledProcessProxy(ClaimProxy):
             working_directory=working_directory,
             attributes={},
         )
-        return await runtime.pool.claim(request, specification=specification, timeout=launch_timeout_of(env, default=default))
+        timeout = launch_timeout_of(env, default=default)
+        try:
+            return await runtime.pool.claim(request, specification=specification, timeout=timeout)
+        except LaunchError as error:
+            if specification.name in error.message:
+                raise
+            message = f"Kernel '{specification.name}' could not be started: {error.message}"
+            raise type(error)(message, field=error.field, reason=error.reason) from error
 
     async def adopted(self) -> ClaimedKernel | None:
         """See ClaimProxy."""
@@ -53,6 +79,8 @@ class PooledProcessProxy(ClaimProxy):
         if current is None:
             application = getattr(getattr(self.kernel_manager, "parent", None), "parent", None)
             current = Runtime.get_or_create(EgKnativeConfiguration(parent=application).settings())
+            if application is not None:
+                _end_with(application, current)
         await current.open()
         return current
 

@@ -27,6 +27,7 @@ from eg_knative.substrates.local_launchers import LauncherStarter
 from eg_knative.substrates.local_member import LocalMember
 from eg_knative.substrates.local_nursery import Nursery, words
 from eg_knative.substrates.local_records import MemberRecord, read_record
+from eg_knative.substrates.local_sweep import SessionSweeper
 from eg_knative.substrates.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class LocalSubstrate:
-    """See `contract.Substrate`. `environment`: the gateway's own, from which kernels inherit; None: this process's."""
+    """See `contract.Substrate`. `environment`: the gateway's own, from which kernels inherit; None: this process's.
+
+    A kernel whose claim names no working directory works in the one that this process had when the object was made.
+    """
 
     name = "local"
 
@@ -45,12 +49,16 @@ class LocalSubstrate:
         self._run_directory = RunDirectory(settings.run_directory)
         self._nursery = Nursery(log_path=self._run_directory.nursery_log)
         self._starter = LauncherStarter(
-            settings=settings, nursery=self._nursery, environment=dict(os.environ if environment is None else environment)
+            settings=settings,
+            nursery=self._nursery,
+            environment=dict(os.environ if environment is None else environment),
+            working_directory=_current_directory(),
         )
         self._secret: bytes | None = None
         self._gone: GoneListener | None = None
         self._members: dict[str, LocalMember] = {}
         self._tasks = OwnedTasks()
+        self._sweeper = SessionSweeper(tasks=self._tasks)
         self._trimming: asyncio.Task[None] | None = None
 
     async def open(self, *, gone: GoneListener) -> None:
@@ -161,6 +169,7 @@ class LocalSubstrate:
             token=member_token(secret=self._opened(), member_name=record.name),
             run_directory=self._run_directory,
             tasks=self._tasks,
+            sweeper=self._sweeper,
             cleared=self._forget,
         )
         self._members[record.name] = member
@@ -196,6 +205,13 @@ class LocalSubstrate:
         if self._secret is None:
             raise LaunchError("The local substrate is not open.", reason="closed")
         return self._secret
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed under our feet
+        return "/"
 
 
 def _names(parent: Path) -> list[str]:

@@ -42,12 +42,15 @@ class Started:
 
 
 class LauncherStarter:
-    """Starts launchers for one substrate. `environment`: the gateway's own, read once."""
+    """Starts launchers for one substrate. `environment`, `working_directory`: the gateway's own, read once."""
 
-    def __init__(self, *, settings: LocalSettings, nursery: Nursery, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, settings: LocalSettings, nursery: Nursery, environment: Mapping[str, str], working_directory: str
+    ) -> None:
         self._settings = settings
         self._nursery = nursery
         self._environment = environment
+        self._working_directory = working_directory
 
     def environment(self, specification: KernelSpecification) -> dict[str, str]:
         """The kernel's base environment."""
@@ -71,6 +74,7 @@ class LauncherStarter:
             address=address,
             token=token,
             directory=directory,
+            working_directory=first_usable(self._working_directory, env.get("HOME"), "/"),
             env=env,
             settings=self._settings,
         )
@@ -113,10 +117,15 @@ def launcher_configuration(
     address: str,
     token: str,
     directory: Path,
+    working_directory: str,
     env: Mapping[str, str],
     settings: LocalSettings,
 ) -> dict[str, Any]:
-    """The configuration object of docs/launcher-protocol.md for one member."""
+    """The configuration object of docs/launcher-protocol.md for one member.
+
+    `directory`: the member's own. `working_directory`: the kernel's, unless its claim names another; never the member's,
+    whose files go when the member goes.
+    """
     return {
         "protocol": PROTOCOL,
         "name": name,
@@ -125,7 +134,7 @@ def launcher_configuration(
         "kernel": {
             "argv": list(specification.argv),
             "env": dict(env),
-            "working_directory": None,
+            "working_directory": working_directory,
             "kernel_name": specification.name,
             "interrupt_mode": specification.interrupt_mode,
             "start": specification.start,
@@ -140,6 +149,12 @@ def launcher_configuration(
         "unclaimed_timeout_seconds": settings.unclaimed_timeout_seconds,
         "abandoned_timeout_seconds": settings.abandoned_timeout_seconds,
     }
+
+
+def first_usable(*directories: str | None) -> str:
+    """The first of these that can be entered; the last one if none can."""
+    usable = (each for each in directories if each and os.path.isabs(each) and os.path.isdir(each) and os.access(each, os.X_OK))
+    return next(usable, directories[-1] or "/")
 
 
 def check_program(program: str, *, search_path: str) -> None:

@@ -20,8 +20,9 @@ from eg_knative.substrates import local_log
 from eg_knative.substrates.contract import Member
 from eg_knative.substrates.local_directory import RunDirectory
 from eg_knative.substrates.local_launchers import CONFIGURATION_FILE, LOG_FILE, LauncherStarter, Started
-from eg_knative.substrates.local_processes import ProcessIdentity, ProcessWatch, end_sessions, identify, listener_of, reap
+from eg_knative.substrates.local_processes import ProcessIdentity, ProcessWatch, identify, listener_of, reap
 from eg_knative.substrates.local_records import MemberRecord, read_sessions, write_record
+from eg_knative.substrates.local_sweep import SessionSweeper
 from eg_knative.substrates.tasks import OwnedTasks
 from eg_knative.wire.control import Health, LauncherClient
 
@@ -44,6 +45,7 @@ class LocalMember:
         token: str,
         run_directory: RunDirectory,
         tasks: OwnedTasks,
+        sweeper: SessionSweeper,
         cleared: Callable[[LocalMember], None],
     ) -> None:
         self.record = record
@@ -56,6 +58,7 @@ class LocalMember:
         self._directory = run_directory.members / record.name
         self._client = LauncherClient(address=record.address, token=token)
         self._tasks = tasks
+        self._sweeper = sweeper
         self._cleared = cleared
         self._clearing: asyncio.Task[None] | None = None
 
@@ -198,16 +201,15 @@ class LocalMember:
                 log.error("The launcher of %s (process %d) cannot be killed", self.name, self.watch.identity.pid)
             self.watch.close()
         try:
-            if left := await asyncio.to_thread(self._end_sessions):
-                log.error("%d processes of %s cannot be killed", left, self.name)
+            await self._sweeper.end(self._sessions())
             await asyncio.to_thread(self._run_directory.remove_member, self.name, address=self.record.address)
         except OSError as error:
             log.error("The files of %s cannot be removed: %s", self.name, error)
         finally:
             self._cleared(self)
 
-    def _end_sessions(self) -> int:
+    def _sessions(self) -> list[ProcessIdentity]:
         launcher = self.record.launcher
         if launcher is None:
-            return 0
-        return end_sessions([launcher, *read_sessions(self._directory, machine_boot=launcher.machine_boot)])
+            return []
+        return [launcher, *read_sessions(self._directory, machine_boot=launcher.machine_boot)]

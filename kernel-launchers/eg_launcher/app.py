@@ -1,6 +1,6 @@
 """The launcher's HTTP: one delegate for tornado's server, small because every answer is one JSON object or the beats.
 
-Token first, before a body is read; bodies bounded in size and time; a line of the log for what went wrong inside, never for
+Token first, before a body is kept; bodies bounded in size and time; a line of the log for what went wrong inside, never for
 what a client got wrong. tornado.web is left out on purpose: an idle member should cost little memory.
 """
 
@@ -95,6 +95,8 @@ class _Request(httputil.HTTPMessageDelegate):
         self._resources = resources
         self._connection = connection
         self._body = bytearray()
+        self._received = 0
+        self._refusal: RequestError | None = None
         self._answered = False
         self._head = httputil.RequestStartLine("", "", "")
         self._task: asyncio.Task[None] | None = None
@@ -105,29 +107,33 @@ class _Request(httputil.HTTPMessageDelegate):
         assert isinstance(start_line, httputil.RequestStartLine)
         self._head = start_line
         if not token_matches(authorization=headers.get("Authorization"), token_sha256=self._launcher.config.token_sha256):
-            self._refuse(RequestError(401, "unauthorized", "The token is missing or wrong"))
-            return None
+            self._refusal = RequestError(401, "unauthorized", "The token is missing or wrong")
         length = headers.get("Content-Length", "0")
         if length.isdigit() and int(length) > LARGEST_BODY:
-            self._refuse(RequestError(413, "body_too_large", f"A body may have {LARGEST_BODY} bytes"))
+            self._too_large()
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if not self._answered:
+        self._received += len(chunk)
+        if self._received > LARGEST_BODY:
+            self._too_large()
+        elif self._refusal is None:
             self._body += chunk
-            if len(self._body) > LARGEST_BODY:
-                self._refuse(RequestError(413, "body_too_large", f"A body may have {LARGEST_BODY} bytes"))
         return None
 
     def finish(self) -> None:
-        if not self._answered:
+        if self._refusal is not None:
+            self._answer(self._refusal.status, self._refusal.as_json())
+        elif not self._answered:
             self._task = asyncio.create_task(self._handle(), name=f"{self._head.method} {self._head.path[:100]}")
 
     def on_connection_close(self) -> None:
         self._answered = True
 
-    def _refuse(self, error: RequestError) -> None:
-        """Answer without having read all; tornado then closes the connection."""
+    def _too_large(self) -> None:
+        """Answer without having read all; tornado then closes the connection. Smaller bodies are read to their end, refused or
+        not: a connection closed on unread data is reset, and its answer may be lost."""
+        error = self._refusal or RequestError(413, "body_too_large", f"A body may have {LARGEST_BODY} bytes")
         self._answer(error.status, error.as_json())
 
     async def _handle(self) -> None:

@@ -374,7 +374,9 @@ class Launcher:
             try:
                 if notice is None and self._kernel is not None:
                     identities.write_connection_file(path=self._identity.connection_file, info=self._connection())
+                    phases["file"] = time.perf_counter() - started
                     self._open_channels()  # in libzmq's threads, beside the promotion: the first cell's status is not missed
+                    phases["channels"] = time.perf_counter() - started
                     try:
                         phases["inside"] = await self._kernel.promote(self._identity, argv=self.config.kernel.argv)
                         running = True

@@ -21,6 +21,7 @@ class RawClient:
         self.writer = writer
         self.session_id = session_id
         self.close_code: int | None = None
+        self.answers_pings = True
         self.subprotocol: str | None = None
 
     @classmethod
@@ -131,6 +132,8 @@ class RawClient:
             if frame is None:
                 return None
             opcode, payload = frame
+            if opcode == 9 and self.answers_pings:
+                self.send_frame(10, payload)
             if opcode == 1:
                 return json.loads(payload)
             if opcode == 2:

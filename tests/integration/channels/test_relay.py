@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 from itertools import pairwise
@@ -295,6 +296,21 @@ async def test_a_client_that_does_not_read_is_disconnected_and_gets_the_rest_whe
     shown = [m["content"]["data"]["text/plain"] for m in (*first, *second) if m["msg_type"] == "display_data"]
     assert [text.rstrip("x") for text in shown] == [f"{i}-" for i in range(200)], "none lost, none twice, in order"
     assert sum(m["msg_type"] == "execute_reply" for m in (*first, *second) if m["parent_header"].get("msg_id") == request) == 1
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_client_that_answers_no_pings_is_disconnected(gateway: Gateway, kernel: KernelProcess, answers: bool) -> None:
+    gateway.settings.update(ws_ping_interval=50, ws_ping_timeout=300)
+    client = await gateway.client(kernel)
+    client.answers_pings = answers
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_read_on(client), 1.5)
+    assert client.close_code == (None if answers else 4408)
+
+
+async def _read_on(client: RawClient) -> None:
+    while await client.receive() is not None:
+        pass
 
 
 async def test_an_unknown_kernel_is_not_found(gateway: Gateway) -> None:

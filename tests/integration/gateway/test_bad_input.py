@@ -86,8 +86,8 @@ def test_a_body_above_the_limit(nothing_made: Driver) -> None:
 
 def test_a_chunked_body_above_the_limit(nothing_made: Driver) -> None:
     with socket.create_connection(("127.0.0.1", nothing_made.port), timeout=10) as client:
-        head = f"POST /api/kernels HTTP/1.1\r\nHost: x\r\nAuthorization: token {nothing_made.token}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        client.sendall(head.encode())
+        head = f"POST /api/kernels HTTP/1.1\r\nHost: x\r\nAuthorization: token {nothing_made.token}\r\n"
+        client.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
         for _ in range(6):
             client.sendall(b"100000\r\n" + b"x" * 0x100000 + b"\r\n")
         client.sendall(b"0\r\n\r\n")

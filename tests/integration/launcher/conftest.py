@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import pytest
+
 from tests.integration.launcher.launching import Members, environment_python
 
 

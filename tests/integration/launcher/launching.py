@@ -22,6 +22,7 @@ import psutil
 import pytest
 import zmq
 import zmq.asyncio
+
 from eg_launcher.messages import request
 
 TOKEN = "a token of the tests"
@@ -111,13 +112,16 @@ class Client:
                 return self
         raise AssertionError("Nothing ever came over iopub")
 
-    async def execute(self, code: str, *, timeout: float = 30, **content: Any) -> str:
-        """Run a cell; its output and results as text. An error is an AssertionError with its traceback."""
+    async def execute(self, code: str, *, timeout: float = 30, late: float = 0, **content: Any) -> str:
+        """Run a cell; its output and results as text. An error is an AssertionError with its traceback.
+
+        `late`: how long to wait for output that comes after idle, from kernels that do not keep the order.
+        """
         message = await self.send(
             "execute_request",
             {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False, **content},
         )
-        text = ""
+        text, idle = "", False
         async with asyncio.timeout(timeout):
             while True:
                 frames = await self.iopub.recv_multipart()
@@ -132,6 +136,8 @@ class Client:
                 elif header["msg_type"] == "error":
                     raise AssertionError("\n".join([body["ename"], body["evalue"], *body["traceback"]]))
                 elif header["msg_type"] == "status" and body["execution_state"] == "idle":
+                    idle = True
+                if idle and (text or not late or not await self.iopub.poll(int(late * 1000))):
                     return text
 
     async def json(self, expression: str, setup: str = "") -> Any:

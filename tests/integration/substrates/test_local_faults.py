@@ -24,8 +24,9 @@ from eg_knative.substrates import local_log
 from eg_knative.substrates.contract import Member, MemberGone
 from eg_knative.substrates.local import LocalSubstrate
 from eg_knative.substrates.local_nursery import Nursery
-from eg_knative.wire.control import LauncherClient
+from eg_knative.wire.control import ClaimRequest, LauncherClient
 from eg_knative.wire.hold import Hold
+from tests.contract.kernels import evaluate
 
 PATIENCE = 60.0
 
@@ -271,6 +272,24 @@ async def test_logs_are_kept_short_while_the_kernel_writes(place: Place, monkeyp
     with log.open("ab") as file:
         file.write(b"x" * (local_log.LIMIT_BYTES + 1))
     await until(lambda: log.stat().st_size < local_log.LIMIT_BYTES)
+
+
+async def test_a_kernel_works_where_the_gateway_does(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the member's own directory, whose files go with it."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    substrate = await place.open()
+    for name in ("work", "home"):
+        member = await substrate.start(specification=specification(), member_name=name)
+        await until_ready(member)
+        claim = ClaimRequest(
+            claim_id="c", kernel_id="k", kernel_name="n", username="u", env={}, working_directory=None, attributes={}
+        )
+        promotion = await LauncherClient(address=member.address, token=member.token).promote(claim, timeout=PATIENCE)
+        assert await evaluate(promotion.connection, "import os", "os.getcwd()") == str(tmp_path / name)
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
 
 
 async def test_a_warning_names_what_is_never_inherited(place: Place, caplog: pytest.LogCaptureFixture) -> None:
