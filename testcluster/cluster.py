@@ -54,8 +54,7 @@ class Cluster:
         """Make the cluster, or leave the one that runs as it is; either way the project's images are in it."""
         host.check()
         with lock.held(self.layout.lock, doing="up"):
-            self._sweep()
-            self.prepare(images=images)
+            self._prepare(images=images)
             if self.running:
                 if images:
                     self.builds.load(Store(self.node), scratch=self.layout.state)
@@ -70,7 +69,13 @@ class Cluster:
                 raise
 
     def prepare(self, *, images: bool = True) -> None:
-        """Build and fetch what the cache lacks, with progress for a person."""
+        """Fill the cache and start nothing."""
+        host.check()
+        with lock.held(self.layout.lock, doing="up --prepare-only"):
+            self._prepare(images=images)
+
+    def _prepare(self, *, images: bool) -> None:
+        self._sweep()
         missing = host.missing_packages()
         steps = [Step(f"install {' '.join(missing)}", lambda: not missing, lambda: host.install_packages(missing))]
         steps += [*self.binaries.steps(), self.base.step()]
