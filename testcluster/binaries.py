@@ -83,6 +83,7 @@ def commands(module: pins.GoModule) -> tuple[str, ...]:
 
 def module_folder(module: pins.GoModule, path: str) -> Path:
     """Where Go keeps the unpacked source of a dependency; it is fetched if it is not there."""
+    host.check_go()
     environment = {**os.environ, "GOFLAGS": "-mod=readonly"}
     query = ["go", "mod", "download", "-json", path]
     said = shell.run(query, env=environment, cwd=module.folder, name=f"go mod download {path}")

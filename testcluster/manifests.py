@@ -16,6 +16,7 @@ import yaml
 
 from testcluster import pins
 from testcluster.binaries import module_folder
+from testcluster.errors import ClusterError
 from testcluster.layout import DNS_ADDRESS, REGISTRY
 
 Manifest = dict[str, Any]
@@ -94,6 +95,8 @@ def _use_local_images(node: Any, *, images: Mapping[str, str], envoy: str) -> No
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for place, value in list(items):
         if isinstance(value, str) and value.startswith("ko://"):
+            if value not in images:
+                raise ClusterError(f"upstream's manifests want {value}, which nobody builds: add it to testcluster/images.py")
             node[place] = images[value]
         elif isinstance(value, str) and value.startswith(_ENVOY):
             node[place] = envoy

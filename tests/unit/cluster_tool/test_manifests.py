@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from testcluster import manifests
+from testcluster.errors import ClusterError
 
 QUEUE, WEBHOOK = "ko://knative.dev/serving/cmd/queue", "ko://knative.dev/serving/cmd/webhook"
 IMAGES = {QUEUE: "dev.local/queue:1", WEBHOOK: "dev.local/webhook:1"}
@@ -42,7 +43,7 @@ def test_images_are_replaced_wherever_they_are_named() -> None:
 
 
 def test_an_image_that_we_do_not_build_is_an_error_and_not_a_hanging_pod() -> None:
-    with pytest.raises(KeyError, match="ko://elsewhere"):
+    with pytest.raises(ClusterError, match=r"want ko://elsewhere.*add it to testcluster/images\.py"):
         _adapt(_deployment(image="ko://elsewhere"))
 
 
