@@ -36,6 +36,7 @@ class Boot:
         """Start everything; with `images`, the project's own images are in the store too."""
         phase, node, layout = self.progress.phase, self.node, self.layout
         with phase("keys"):
+            shutil.rmtree(layout.logs, ignore_errors=True)  # of the last run
             layout.state.mkdir(parents=True)
             pki.make(layout.pki)
             worker.prepare(layout, sandbox_image=self.images.reference("pause"))

@@ -50,11 +50,12 @@ class Builds:
         return [self._step(name) for name in names or self.names()]
 
     def load(self, store: Store, *, scratch: Path, names: tuple[str, ...] = ()) -> None:
-        """Bring built images into the cluster's store and move the moving tag to them."""
+        """Bring built images into the cluster's store, where they also go by their digest, and move the moving tag to them."""
         wanted = {name: self.reference(name) for name in names or self.names()}
         store.load_missing([LocalImage(ref, self._writer(ref)) for ref in wanted.values()], scratch=scratch)
         for name, reference in wanted.items():
-            store.tag(reference, f"{REGISTRY}/eg-knative/{name}:{MOVING_TAG}")
+            for alias in (f":{MOVING_TAG}", f"@{store.digest(reference)}"):
+                store.tag(reference, f"{REGISTRY}/eg-knative/{name}{alias}")
 
     def _dockerfile(self, name: str) -> Path:
         path = self.folder / name / "Dockerfile"

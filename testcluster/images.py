@@ -133,6 +133,11 @@ class Store:
         for container in self.node.run([*CTR, "containers", "ls", "-q"]).split():
             self.node.run([*CTR, "containers", "rm", container])
 
+    def digest(self, reference: str) -> str:
+        """The digest of an image's manifest, `sha256:…`."""
+        listed = self.node.run([*CTR, "images", "ls", f"name=={reference}"]).splitlines()[1:]
+        return next(word for line in listed for word in line.split() if word.startswith("sha256:"))
+
     def remove(self, reference: str) -> None:
         """Take a name from the store; content that no name holds is collected."""
         self.node.run([*CTR, "images", "rm", reference])

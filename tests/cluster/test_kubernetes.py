@@ -7,6 +7,7 @@ import pytest
 
 from testcluster.cluster import Cluster
 from testcluster.errors import CommandError
+from testcluster.images import Store
 from testcluster.layout import DNS_ADDRESS
 from tests.cluster import manifests
 from tests.cluster.handle import ClusterUnderTest, eventually
@@ -70,6 +71,15 @@ def test_pod_security_is_enforced(cluster: ClusterUnderTest, namespace: str) -> 
     del loose["spec"]["containers"][0]["securityContext"]
     with pytest.raises(CommandError, match="violates PodSecurity"):
         cluster.apply(loose, namespace=namespace)
+
+
+def test_a_pod_may_name_its_image_by_digest(
+    own_cluster: Cluster, cluster: ClusterUnderTest, namespace: str, kernel_image: str
+) -> None:
+    digest = Store(own_cluster.node).digest(kernel_image)
+    cluster.apply(manifests.pod("main", image=f"{kernel_image.rpartition(':')[0]}@{digest}"), namespace=namespace)
+    cluster.wait("pod/main", "Ready", namespace=namespace, timeout=20)
+    cluster.delete("pod/main", namespace=namespace)
 
 
 def test_the_kernel_image_runs_as_a_user_with_the_launcher_and_warm_bytecode(
