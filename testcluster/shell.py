@@ -67,10 +67,10 @@ def guarded(argv: Sequence[str | Path]) -> list[str]:
 
 
 def polite(argv: Sequence[str]) -> list[str]:
-    """The command at low priority: whoever waits for a build has other work to do on the same cores."""
-    prefix = ["nice", "-n", "19"]
+    """The command at a lower priority, as whoever waits for a build has other work to do; not so low that it starves."""
+    prefix = ["nice", "-n", os.environ.get("EG_KNATIVE_NICE", "5")]
     if shutil.which("ionice"):
-        prefix += ["ionice", "-c3"]
+        prefix += ["ionice", "-c2", "-n7"]
     return [*prefix, *argv]
 
 

@@ -25,13 +25,13 @@ def report(cluster: Cluster) -> tuple[list[str], bool]:
         lines.append(f"{name:26}{'runs' if running else 'STOPPED'}")
         if not running:
             wrong.append(f"{name} does not run: see `scripts/cluster logs {name}`; `down` and `up` start anew")
-    if cluster.node.running("kube-apiserver"):
+    if cluster.node.running("kube-apiserver") and cluster.layout.kubeconfig.exists():
         try:
             found, broken = _objects(cluster)
             lines += found
             wrong += broken
         except (ClusterError, ValueError) as error:
-            wrong.append(f"the API server does not answer: {error}")
+            wrong.append(f"the API server does not answer: {str(error).rpartition(' | ')[2]}")
     lines.append(f"memory of all processes    {_memory(cluster) // _MIB} MiB")
     lines.append(f"kubeconfig                 {cluster.layout.kubeconfig}")
     return [*lines, *(f"wrong: {line}" for line in wrong)], not wrong
