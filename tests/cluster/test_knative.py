@@ -20,7 +20,8 @@ def service(knative: ClusterUnderTest, namespace: str, kernel_image: str):
     knative.wait("ksvc/kernel", "Ready", namespace=namespace)
     yield "kernel"
     knative.delete("ksvc/kernel", namespace=namespace)
-    # Its pod would drain for half a minute: nobody waits for an answer of it any more.
+    # Its pod would drain for half a minute: nobody waits for an answer of it any more. Not before what would replace it is gone.
+    eventually(lambda: not knative.get("replicasets", _POD, namespace=namespace)["items"], within=20, what="clean-up")
     knative.delete("pods", _POD, "--force", "--grace-period=0", namespace=namespace)
 
 
