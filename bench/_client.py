@@ -114,6 +114,7 @@ class Channels:
             sockopt=NODELAY,
             timeout=timeout,
             enable_multithread=False,
+            skip_utf8_validation=True,  # json decodes anyway; this library's own check costs more than the gateway
         )
         if self._v1 and self._socket.subprotocol != V1:
             raise ClientError("the server does not speak the v1 subprotocol")

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -69,6 +70,7 @@ class Panel:
     samples: Mapping[str, Sequence[float]]
     bars: bool = False
     logarithmic: bool = False
+    goal: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class Report:
     def write_docs(self) -> None:
         """Put this report into its section of docs/benchmarks.md."""
         facts = machine()
-        lines = [f"Run of {facts['date']}, {facts['cores']} cores, {facts['versions']}.", ""]
+        lines = [f"Run of {facts['date']}, {facts['cores']} cores, {facts['scheduling']}, {facts['versions']}.", ""]
         for _title, columns, rows in self._tables():
             lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
             lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -145,30 +147,42 @@ class Report:
         mpl.use("Agg")
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, len(self.panels), figsize=(6 * len(self.panels), 4), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            1, len(self.panels), figsize=(6.5 * len(self.panels), 4.5), squeeze=False, layout="constrained"
+        )
         for axis, panel in zip(axes[0], self.panels, strict=True):
             axis.set_title(panel.title)
-            if panel.bars:
-                labels = list(panel.samples)
-                bars = axis.bar(
-                    labels, [median(panel.samples[label]) for label in labels], color=[f"C{i}" for i in range(len(labels))]
-                )
-                axis.bar_label(bars, fmt="%.3g")
-                axis.set_ylabel(panel.unit)
-                axis.tick_params(axis="x", labelrotation=15)
-            else:
-                for label, samples in panel.samples.items():
-                    ordered = sorted(samples)
-                    shares = [(number + 1) / len(ordered) for number in range(len(ordered))]
-                    axis.step(ordered, shares, where="post", label=label, marker="." if len(ordered) < 40 else None)
-                axis.set_xlabel(panel.unit)
-                axis.set_ylabel("share of samples")
-                axis.legend(loc="lower right")
-                axis.grid(alpha=0.3)
-                if panel.logarithmic:
-                    axis.set_xscale("log")
+            axis.set_xlabel(panel.unit)
+            axis.grid(axis="x", alpha=0.3)
+            if panel.goal is not None:
+                axis.axvline(panel.goal, color="black", linestyle=":", label=f"goal: {panel.goal:g}")
+            (_draw_bars if panel.bars else _draw_distributions)(axis, panel)
         figure.savefig(path, dpi=110)
         plt.close(figure)
+
+
+def _draw_bars(axis: Any, panel: Panel) -> None:
+    labels = list(panel.samples)
+    bars = axis.barh(labels, [median(panel.samples[label]) for label in labels], color=[f"C{i}" for i in range(len(labels))])
+    axis.bar_label(bars, fmt="%.3g", padding=2)
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+
+
+def _draw_distributions(axis: Any, panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for label, samples in panel.samples.items():
+        ordered = sorted(samples)
+        shares = [(number + 1) / len(ordered) for number in range(len(ordered))]
+        axis.step(ordered, shares, where="post", label=label, marker="." if len(ordered) < 40 else None)
+    axis.set_ylabel("share of samples")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
+    if panel.logarithmic:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
 
 
 def machine() -> dict[str, str]:
@@ -176,5 +190,6 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": str(len(os.sched_getaffinity(0))),
+        "scheduling": "usual priority" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real-time priority",
         "versions": ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]),
     }

@@ -137,6 +137,7 @@ def _report(times: dict[str, dict[str, list[float]]], inside: dict[str, list[flo
                 unit="milliseconds",
                 samples={name: [s * 1000 for s in phases["output"]] for name, phases in times.items()},
                 logarithmic=True,
+                goal=25,
             ),
             Panel(
                 title=f"{OURS}, phase by phase",

@@ -122,6 +122,7 @@ def _report(results: dict[tuple[str, int], list[tuple[float, float]]]) -> Report
                     f"{name}, {count}": [second / first for first, second in pairs] for (name, count), pairs in results.items()
                 },
                 bars=True,
+                goal=0.9,
             )
         ],
         samples={f"{name}, {count}": pairs for (name, count), pairs in results.items()},

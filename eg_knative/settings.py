@@ -35,7 +35,9 @@ class PoolSettings:
 
     `size`: floor and ceiling of kernelspecs that set neither. `total`: ready and booting members of all pools together, at most.
     `refill_per_second`: members started for the pool, at most. `concurrent_starts`: members booting for the pool at once.
-    `concurrent_launches`: members booting at once because a claim found none ready; further such claims queue.
+    `refill_delay_seconds`: after a claim, while other members are ready, so long is waited before its place is filled, so that
+    the boot does not take the processor from the user's first cell. `concurrent_launches`: members booting at once because a
+    claim found none ready; further such claims queue.
     `boot_timeout_seconds`: a member that is not ready by then is retired. `expectation_timeout_seconds`: how long a start or stop
     that was asked for and never seen is believed in.
     """
@@ -43,6 +45,7 @@ class PoolSettings:
     size: int = 2
     total: int = 100
     refill_per_second: float = 10.0
+    refill_delay_seconds: float = 0.2
     concurrent_starts: int = 2
     concurrent_launches: int = 8
     boot_timeout_seconds: float = 120.0

@@ -50,7 +50,7 @@ class KernelSpecification:
     start: Literal["auto", "boot", "claim"] = "auto"
     zygote: bool = True
     spare: bool = True
-    auto_restart: Literal["always", "on_failure", "never"] = "on_failure"
+    auto_restart: Literal["always", "on_failure", "never"] = "always"
     launch_timeout_seconds: float | None = None
     environment_allow: tuple[str, ...] = ()
 
@@ -125,7 +125,7 @@ def parse_specification(*, name: str, document: Mapping[str, Any], resource_dir:
         start=_choice(config, "start", "auto", ("auto", "boot", "claim"), where),  # type: ignore[arg-type]
         zygote=_boolean(config, "zygote", True, where),
         spare=_boolean(config, "spare", True, where),
-        auto_restart=_choice(config, "auto_restart", "on_failure", ("always", "on_failure", "never"), where),  # type: ignore[arg-type]
+        auto_restart=_choice(config, "auto_restart", "always", ("always", "on_failure", "never"), where),  # type: ignore[arg-type]
         launch_timeout_seconds=_seconds(config, "launch_timeout_seconds", where),
         environment_allow=_strings(environment, "allow", f"{where}.environment"),
     )

@@ -15,28 +15,21 @@ import os
 import socket
 import sys
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from enterprise_gateway import enterprisegatewayapp as eg
-from enterprise_gateway.base.handlers import default_handlers as base_handlers
-from enterprise_gateway.services.api.handlers import default_handlers as api_handlers
 from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_runtime_dir
-from jupyter_server.services.kernels.handlers import _kernel_id_regex
-from tornado import httpserver, netutil
+from tornado import netutil
 from traitlets import Bool, Float, Integer, Type, Unicode, default
 
 from eg_knative.errors import ConfigurationError
 from eg_knative.gateway import token
-from eg_knative.gateway.channels import ChannelsHandler
-from eg_knative.gateway.handlers import kernel_handlers, kernelspec_handlers
+from eg_knative.gateway.incoming import HARD_BODY_LIMIT
 from eg_knative.gateway.kernels import GatewayKernels
 from eg_knative.gateway.kernelspecs import IndexedKernelSpecCache, IndexedKernelSpecManager
-from eg_knative.gateway.logs import install_filter, log_request
-from eg_knative.gateway.requests import HARD_BODY_LIMIT, BoundedApplication, NotFoundHandler, mended
+from eg_knative.gateway.logs import install_filter
 from eg_knative.gateway.serving import Serving
-from eg_knative.gateway.sessions_api import Sessions, session_handlers
-from eg_knative.gateway.status import status_handlers
 from eg_knative.processproxies.configuration import EgKnativeConfiguration, boolean, from_environment
 from eg_knative.settings import Settings
 
@@ -224,79 +217,6 @@ class EgKnativeApp(EgKnativeConfiguration, eg.EnterpriseGatewayApp):  # type: ig
                 file=sys.stderr,
                 flush=True,
             )
-
-    def request_handlers(self) -> list[tuple[Any, ...]]:
-        """All routes: ours, EG's where they need no mending, and 404 for the rest. Every handler is a GatewayHandler."""
-        routes: list[tuple[Any, ...]] = [
-            *status_handlers,
-            (rf"/api/kernels/{_kernel_id_regex}/channels", mended(ChannelsHandler)),
-            *kernel_handlers,
-            *kernelspec_handlers,
-            *session_handlers,
-        ]
-        known = {pattern for pattern, *_ in routes}
-        for pattern, handler, *rest in [*api_handlers, *base_handlers]:
-            if pattern not in known and pattern != r"/(.*)":
-                routes.append((pattern, mended(handler), *rest))
-        routes.append((r"/(.*)", NotFoundHandler))
-        root = self.base_url.rstrip("/")
-        rooted = [(root + pattern, *rest) for pattern, *rest in routes]
-        if self.authorized_origin:
-            for route in rooted:
-                self._EnterpriseGatewayApp__add_authorized_hostname_match(route)
-        return rooted
-
-    def make_web_app(self, *, serving: Serving) -> BoundedApplication:
-        """EG's application settings, and ours."""
-        return BoundedApplication(
-            self.request_handlers(),
-            maximum_body_bytes=self.max_body_size,
-            log_function=log_request,
-            kernel_manager=self.kernel_manager,
-            kernel_relays=serving.relays,
-            session_manager=self.session_manager,
-            contents_manager=None,
-            kernel_spec_manager=self.kernel_spec_manager,
-            kernel_spec_cache=self.kernel_spec_cache,
-            eg_auth_token="",  # GatewayHandler checks it, in constant time and in more forms than EG's mixin
-            eg_allow_credentials=self.allow_credentials,
-            eg_allow_headers=self.allow_headers,
-            eg_allow_methods=self.allow_methods,
-            eg_allow_origin=self.allow_origin,
-            eg_expose_headers=self.expose_headers,
-            eg_max_age=self.max_age,
-            eg_max_kernels=self.max_kernels,
-            eg_inherited_envs=self.inherited_envs,
-            eg_client_envs=self.client_envs,
-            eg_kernel_headers=self.kernel_headers,
-            eg_list_kernels=self.list_kernels,
-            eg_authorized_users=self.authorized_users,
-            eg_unauthorized_users=self.unauthorized_users,
-            allow_origin=self.allow_origin,
-            base_url=self.base_url,
-            allow_remote_access=True,
-            ws_ping_interval=self.ws_ping_interval * 1000,
-            authorizer=self.authorizer_class(parent=self, log=self.log),
-            egknative_token=self.auth_token,
-            egknative_kernelspecs=serving.index,
-            egknative_runtime=serving.runtime,
-            egknative_metrics=serving.metrics,
-            egknative_sessions=Sessions(self.kernel_manager),
-            egknative_authenticate_prometheus=self.authenticate_prometheus,
-            egknative_stopping=lambda: serving.stopping,
-        )
-
-    def make_http_server(self, web_app: BoundedApplication) -> httpserver.HTTPServer:
-        """The server, with limits in time and size for every connection."""
-        return httpserver.HTTPServer(
-            web_app,
-            xheaders=self.trust_xheaders,
-            ssl_options=self._build_ssl_options(),
-            idle_connection_timeout=self.idle_connection_timeout,
-            body_timeout=self.body_timeout,
-            max_body_size=HARD_BODY_LIMIT,  # BoundedApplication answers the smaller excess
-            max_header_size=64 * 1024,
-        )
 
 
 async def serve(app: EgKnativeApp) -> None:

@@ -32,16 +32,17 @@ class RelayClient(Protocol):
 
 
 class ClientSession:
-    """`reroute` is asked first about what is not iopub: it returns the session that a message belongs to, where that is another
-    one.
+    """`reroute` is asked about replies to requests that did not go through these channels: whose are they, if not this
+    session's?
     """
 
     def __init__(
-        self, *, session_id: str, channels: ChannelSet, reroute: Callable[[ClientSession, Message], ClientSession | None]
+        self, *, session_id: str, channels: ChannelSet, reroute: Callable[[ClientSession, str, Message], ClientSession | None]
     ) -> None:
         self.session_id = session_id
         self.channels = channels
         self.client: RelayClient | None = None
+        self.overhears = False  # it is asked about iopub too: messages for sessions that are not back yet pass here
         self.parked_at = time.monotonic()
         self._reroute = reroute
 
@@ -66,8 +67,8 @@ class ClientSession:
 
     def deliver(self, channel: str, message: Message) -> None:
         """To the connection, or to what is kept for the next one."""
-        if channel != "iopub":
-            other = self._reroute(self, message)
+        if self.overhears if channel == "iopub" else not message.expected:
+            other = self._reroute(self, channel, message)
             if other is not None:
                 other.deliver_own(channel, message)
                 return

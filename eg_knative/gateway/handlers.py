@@ -13,7 +13,8 @@ from tornado import web
 
 from eg_knative.errors import UnknownKernelspecError
 from eg_knative.gateway.kernels import GatewayKernels
-from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex
+from eg_knative.gateway.kernelspec_files import KernelspecEntry
+from eg_knative.gateway.kernelspec_index import KernelspecIndex
 from eg_knative.gateway.kernelspecs import rest_model
 from eg_knative.gateway.requests import GatewayHandler, mended, permitted
 from eg_knative.processproxies.authorization import is_authorized

@@ -18,12 +18,13 @@ from typing import Any
 import zmq
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager, import_item
 from jupyter_client.kernelspec import KernelSpec
-from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
-from tornado import web
 
-from eg_knative.errors import BadRequestError, ChannelError, DuplicateKernelError, EgKnativeError, LaunchError, NotAllowedError
-from eg_knative.gateway.environment import BASE_VARIABLES, EnvironmentPolicy, kernel_environment, require_kernel_id
-from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex, proxy_class_name
+from eg_knative.errors import BadRequestError, ChannelError, DuplicateKernelError
+from eg_knative.gateway.admission import require_directory, require_room
+from eg_knative.gateway.environment import EnvironmentPolicy, kernel_environment, require_kernel_id
+from eg_knative.gateway.foreign import start_foreign
+from eg_knative.gateway.kernelspec_files import KernelspecEntry, proxy_class_name
+from eg_knative.gateway.kernelspec_index import KernelspecIndex
 from eg_knative.gateway.managed_kernel import ManagedKernel
 from eg_knative.gateway.relay import KernelRelay, Relays
 from eg_knative.gateway.warm_kernel import WarmKernelManager, utc_now
@@ -32,13 +33,9 @@ from eg_knative.pool.events import KernelEvent
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import ReasonedHTTPError
 from eg_knative.processproxies.pooled import PooledProcessProxy
-from eg_knative.processproxies.tasks import OwnedTasks
 
 SHUTDOWN_TIMEOUT = 15.0
 """Seconds for all kernels together when the gateway ends; what is left then is left to the launchers' own time limits."""
-
-DIRECTORY_TIMEOUT = 5.0
-"""Seconds to find out whether a working directory exists; a network file system may hang."""
 
 MAXIMUM_SOCKETS = 16_384
 """ZeroMQ sockets of the shared context. libzmq's default, 1,023, is four for each connected kernel too few for a large
@@ -57,7 +54,6 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._starting: dict[str, str] = {}
-        self._tasks = OwnedTasks(log=log)
 
     def _context_default(self) -> zmq.Context[Any]:
         context: zmq.Context[Any] = super()._context_default()
@@ -106,13 +102,16 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
             raise DuplicateKernelError(
                 f"Kernel {kernel_id} exists already. Omit KERNEL_ID, or shut that kernel down first.", field="env.KERNEL_ID"
             )
-        self._require_room(username)
+        owners = [getattr(manager, "username", "") for manager in self._kernels.values()] + list(self._starting.values())
+        require_room(username, owners=owners, maximum=self.parent.max_kernels, per_user=self.parent.max_kernels_per_user)
         self._starting[kernel_id] = username
         try:
             if entry.specification is not None:
                 await self._start_warm(kernel_id, entry, environment, path=path)
             else:
-                await self._start_foreign(kernel_id, entry, environment, path=path, headers=kernel_headers or {})
+                await start_foreign(
+                    self, kernel_id=kernel_id, entry=entry, env=environment, path=path, headers=kernel_headers or {}
+                )
         finally:
             del self._starting[kernel_id]
         if not self._initialized_culler:
@@ -192,71 +191,8 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
             return None
         wanted = env.get("KERNEL_WORKING_DIR") if self.parent.mirror_working_dirs else None
         if wanted:
-            try:
-                usable = await asyncio.wait_for(asyncio.to_thread(_can_enter, wanted), DIRECTORY_TIMEOUT)
-            except asyncio.TimeoutError:
-                usable = False
-            if not usable:
-                raise BadRequestError(
-                    "KERNEL_WORKING_DIR is not a directory that can be entered on the gateway's machine. Create it, send "
-                    "another, or set EG_MIRROR_WORKING_DIRS=False at the gateway to ignore it.",
-                    field="KERNEL_WORKING_DIR",
-                    reason="working_directory_missing",
-                )
-            return wanted
+            return await require_directory(wanted)
         return str(self.cwd_for_path(path)) if path else str(self.root_dir)
-
-    async def _start_foreign(
-        self, kernel_id: str, entry: KernelspecEntry, env: dict[str, str], *, path: str | None, headers: Mapping[str, str]
-    ) -> None:
-        manager = self.kernel_manager_factory(
-            connection_file=os.path.join(self.connection_dir, f"kernel-{kernel_id}.json"),
-            kernel_name=entry.name,
-            kernel_spec_manager=self.kernel_spec_manager,
-            log=self.log,
-            parent=self,
-        )
-        manager.username = env["KERNEL_USERNAME"]
-        base = {name: os.environ[name] for name in BASE_VARIABLES if name in os.environ}
-        arguments: dict[str, Any] = {"env": {**base, **env}, "kernel_headers": dict(headers)}
-        if path is not None:
-            arguments["cwd"] = self.cwd_for_path(path)
-        try:
-            await manager.start_kernel(**arguments)
-        except (EgKnativeError, web.HTTPError):
-            manager.cleanup_connection_file()
-            raise
-        except (OSError, RuntimeError, ValueError) as error:
-            manager.cleanup_connection_file()
-            raise LaunchError(
-                f"Kernel '{entry.name}' could not be started: {error}. Ask the operator to check its kernelspec."
-            ) from error
-        self._kernels[kernel_id] = manager
-        self._kernel_connections[kernel_id] = 0
-        self._kernel_ports[kernel_id] = manager.ports
-        self.start_watching_activity(kernel_id)
-        self.add_restart_callback(kernel_id, lambda: self._handle_kernel_died(kernel_id), "dead")
-        KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=entry.name).inc()
-        self.parent.kernel_session_manager.create_session(kernel_id, kernel_name=entry.name, **arguments)
-
-    def _require_room(self, username: str) -> None:
-        """EG's limits, counted over what runs (adopted kernels too) and what is being started. Raises NotAllowedError."""
-        maximum, per_user = self.parent.max_kernels, self.parent.max_kernels_per_user
-        running = len(self._kernels) + len(self._starting)
-        if maximum is not None and running >= maximum:
-            raise NotAllowedError(
-                f"This gateway runs at most {maximum} kernels, and {running} run or are starting. Shut one down first.",
-                reason="kernel_limit",
-            )
-        if per_user is None or per_user < 0:
-            return
-        own = sum(getattr(manager, "username", None) == username for manager in self._kernels.values())
-        own += sum(name == username for name in self._starting.values())
-        if own >= per_user:
-            raise NotAllowedError(
-                f"User '{username}' may run at most {per_user} kernels, and {own} run or are starting. Shut one down first.",
-                reason="kernel_limit_per_user",
-            )
 
     async def restart_kernel(self, kernel_id: str, now: bool = False) -> None:
         """In place for ours; EG's way for others."""
@@ -338,7 +274,3 @@ class GatewayKernels(RemoteMappingKernelManager):  # type: ignore[misc]  # EG ha
         """Ours have no activity stream."""
         if not isinstance(self._kernels[kernel_id], WarmKernelManager):
             super().start_watching_activity(kernel_id)
-
-
-def _can_enter(directory: str) -> bool:
-    return os.path.isabs(directory) and os.path.isdir(directory) and os.access(directory, os.X_OK)

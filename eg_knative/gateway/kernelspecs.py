@@ -7,6 +7,8 @@ configurable as EG's are: whoever sets another `kernel_spec_manager_class` gets 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,22 @@ from enterprise_gateway.services.kernelspecs import KernelSpecCache
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel, _list_kernels_in
 
 import eg_knative
-from eg_knative.gateway.kernelspec_index import KernelspecEntry, KernelspecIndex, shipped_directories
+from eg_knative.gateway.kernelspec_files import KernelspecEntry, shipped_directories
+from eg_knative.gateway.kernelspec_index import KernelspecIndex
 
 
 class IndexedKernelSpecManager(KernelSpecManager):  # type: ignore[misc]  # jupyter_client has no types
-    """Jupyter's directories and, in a checkout, the shipped one behind them; kernelspecs from the index once there is one."""
+    """Jupyter's directories and, in a checkout, the shipped one behind the user's; kernelspecs from the index once there is
+    one."""
 
     index: KernelspecIndex | None = None
 
     def _kernel_dirs_default(self) -> list[str]:
         found: list[str] = super()._kernel_dirs_default()
-        return [*found, *(path for path in shipped_directories(Path(eg_knative.__file__).parent) if path not in found)]
+        shipped = [path for path in shipped_directories(Path(eg_knative.__file__).parent) if path not in found]
+        own = os.path.join(sys.prefix, "share", "jupyter", "kernels")  # may hold copies that an editable install left
+        at = found.index(own) if own in found else len(found)
+        return [*found[:at], *shipped, *found[at:]]
 
     def find_kernel_specs(self) -> dict[str, str]:
         """Name to directory, earlier directories first; jupyter_client's, without a line in the log for each at every look."""

@@ -67,12 +67,12 @@ def install_filter(*loggers: logging.Logger, token: str) -> SecretFilter:
 
 
 def log_request(handler: Any) -> None:
-    """One line for each request: INFO for what failed at the client's fault, ERROR for ours, DEBUG for the rest.
+    """One line for each request, at DEBUG, ERROR for a fault of ours. What was refused has a line of its own that says why.
 
     tornado's own prints the whole URL, `?token=` included.
     """
     status = handler.get_status()
-    level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
+    level = logging.ERROR if status >= 500 else logging.DEBUG
     request = handler.request
     access_log.log(
         level,

@@ -20,6 +20,7 @@ from eg_knative.errors import ChannelError
 from eg_knative.gateway import synthetic
 from eg_knative.gateway.client_session import ClientSession, RelayClient
 from eg_knative.gateway.relayed_kernel import KernelEventLike, RelayedKernel
+from eg_knative.wire.backlog import Backlog
 from eg_knative.wire.channels import ChannelLimits, ChannelSet, Pending, primary_identity, session_identity
 from eg_knative.wire.jupyter_messages import Message
 
@@ -37,11 +38,15 @@ class RelayLimits:
     """`parked`: sessions without a connection that a kernel keeps, and `parked_seconds` how long while others are connected.
 
     `proof_seconds`: how long a client's messages wait for a kernel that does not answer, before they are sent all the same.
+    `restart_seconds`: how long a restart may take before its end is taken for granted. `return_seconds`: how long after the
+    start of a gateway messages are kept for sessions of the one before, which JupyterLab brings back within half a minute.
     """
 
     parked: int = 4
     parked_seconds: float = 600.0
     proof_seconds: float = 30.0
+    restart_seconds: float = 120.0
+    return_seconds: float = 60.0
     channels: ChannelLimits = dataclasses.field(default_factory=ChannelLimits)
 
 
@@ -67,8 +72,12 @@ class KernelRelay:
         self._sessions: dict[str, ClientSession] = {}
         self._proofs: dict[ChannelSet, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._orphans = Backlog(limits.channels.backlog)
+        self._began = time.monotonic()
+        self._overdue: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._unowned = kernel.take_channels()
+        self._adopted = self._unowned is None  # nobody connected it for us: another gateway's clients may have used it before
         if self._unowned is None:
             self._unowned = self._new_channels(primary_identity(kernel.connection))
         self._watched = self._unowned
@@ -107,10 +116,13 @@ class KernelRelay:
             if channels is None:
                 channels = self._new_channels(session_identity(client.session_id))
             else:
-                channels.forget()
+                for entry in channels.take_kept():
+                    self._orphans.push(*entry)
             session = ClientSession(session_id=client.session_id, channels=channels, reroute=self._owner_of)
+            session.overhears = self._adopted and channels is self._watched
             self._sessions[client.session_id] = session
         session.connect(client)
+        session.say(*self._take_orphans(client.session_id))
         session.say(synthetic.status(self.execution_state, session=session.channels.kernel_session))
         self._tidy()
 
@@ -158,6 +170,7 @@ class KernelRelay:
         """Close every connection and socket. Nothing is said about the kernel."""
         self._stop_listening()
         self.on_activity = None
+        self._expect_restart(False)
         if self._sweep is not None:
             self._sweep.cancel()
         for session in self._sessions.values():
@@ -187,6 +200,7 @@ class KernelRelay:
         self.close(code=CLOSE_KERNEL_GONE, reason=reason[:120])
 
     def _died(self, why: str, *, again: bool) -> None:
+        self._expect_restart(again)
         self.reason = why
         self._phase = "restarting" if again else "dead"
         what_now = "It is being started again." if again else "It is not started again: restart it to go on."
@@ -206,10 +220,11 @@ class KernelRelay:
 
     def _restarting(self) -> None:
         """By request. Clients hear `starting`: JupyterLab takes `restarting` for a crash and says so in a dialog."""
+        self._expect_restart(True)
         self._phase = "restarting"
         for channels in self._all_channels():
             channels.read_all()
-            channels.hold()
+            channels.disconnect()
         for session in self._sessions.values():
             again = []
             for request in session.channels.take_pending().values():
@@ -224,13 +239,26 @@ class KernelRelay:
     def _restarted(self, connection: ConnectionInfo) -> None:
         if any(not channels.held for channels in self._all_channels()):
             self._restarting()  # only now do we hear of it
+        self._expect_restart(False)
         self._phase = "running"
         self.reason = None
         for channels in self._all_channels():
             channels.reconnect(connection)
-            self._prove(channels, announce=True)
+            self._prove(channels)
         self._announce("starting")
         self._active()
+
+    def _expect_restart(self, expected: bool) -> None:
+        """A restart that nobody reports the end of must not hold messages back for ever."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+        self._overdue = None
+        if expected:
+            self._overdue = asyncio.get_running_loop().call_later(self._limits.restart_seconds, self._restart_overdue)
+
+    def _restart_overdue(self) -> None:
+        log.warning("Kernel %s: no end of its restart was reported within %g s.", self.kernel_id, self._limits.restart_seconds)
+        self._restarted(self.kernel.connection)
 
     def _fail_pending(self, name: str, reason: str) -> None:
         for session in self._sessions.values():
@@ -255,14 +283,16 @@ class KernelRelay:
             context=self._context, connection=self.kernel.connection, identity=identity, limits=self._limits.channels
         )
         if self._phase == "running":
-            self._prove(channels, announce=False)
+            self._prove(channels)
+        else:
+            channels.disconnect()
         return channels
 
-    def _prove(self, channels: ChannelSet, *, announce: bool) -> None:
+    def _prove(self, channels: ChannelSet) -> None:
         self._cancel_proof(channels)
-        self._proofs[channels] = asyncio.get_running_loop().create_task(self._proof(channels, announce))
+        self._proofs[channels] = asyncio.get_running_loop().create_task(self._proof(channels))
 
-    async def _proof(self, channels: ChannelSet, announce: bool) -> None:
+    async def _proof(self, channels: ChannelSet) -> None:
         try:
             await channels.prepare(timeout=self._limits.proof_seconds)
         except ChannelError as error:
@@ -271,11 +301,6 @@ class KernelRelay:
         except Exception:
             log.exception("Kernel %s: its channels could not be proven; messages are sent to it all the same.", self.kernel_id)
             channels.release()
-        else:
-            if announce:
-                for session in self._sessions.values():
-                    if session.channels is channels:
-                        session.say(synthetic.status(channels.execution_state, session=channels.kernel_session))
         if self._proofs.get(channels) is asyncio.current_task():
             del self._proofs[channels]
 
@@ -303,12 +328,33 @@ class KernelRelay:
         if self.on_activity is not None:
             self.on_activity(self)
 
-    def _owner_of(self, session: ClientSession, message: Message) -> ClientSession | None:
-        """A reply to a request that another session made through an earlier gateway process goes to that session."""
+    def _owner_of(self, session: ClientSession, channel: str, message: Message) -> ClientSession | None:
+        """A reply to a request that was made through an earlier gateway process goes to the session that made it.
+
+        Clients put their session id into their messages' headers (JupyterLab does; it is the one of the URL).
+        """
+        if channel == "iopub" and time.monotonic() - self._began > self._limits.return_seconds:
+            session.overhears = False
         asked_by = message.parent.get("session")
         if asked_by == session.session_id or not isinstance(asked_by, str):
             return None
-        return self._sessions.get(asked_by)
+        owner = self._sessions.get(asked_by)
+        if owner is None:
+            self._orphans.push(channel, message)  # it may come yet; this session gets it too, should it be its own after all
+        return None if channel == "iopub" else owner
+
+    def _take_orphans(self, session_id: str) -> list[synthetic.Entry]:
+        """What came for a session before it was here: between a gateway's start and its clients' return."""
+        if not len(self._orphans):
+            return []
+        mine = []
+        young = time.monotonic() - self._began < self._limits.return_seconds
+        for entry in self._orphans.drain():
+            if entry[1].parent.get("session") == session_id:
+                mine.append(entry)
+            elif young:
+                self._orphans.push(*entry)
+        return mine
 
     def _tidy(self) -> None:
         """Let go of sessions that were away too long, or are too many; the last channels stay, to know the kernel's state."""

@@ -22,6 +22,7 @@ from eg_knative.gateway.kernels import GatewayKernels
 from eg_knative.gateway.kernelspec_index import KernelspecIndex
 from eg_knative.gateway.metrics import Metrics
 from eg_knative.gateway.relay import Relays
+from eg_knative.gateway.web_app import make_http_server, make_web_app
 from eg_knative.processproxies import base as proxies
 from eg_knative.runtime import Runtime
 
@@ -64,7 +65,7 @@ class Serving:
         server: httpserver.HTTPServer | None = None
         try:
             await self._open()
-            server = self.app.make_http_server(self.app.make_web_app(serving=self))
+            server = make_http_server(self.app, make_web_app(self.app, serving=self))
             server.add_sockets(self.app.sockets)
             self.app.announce()
             # What is there now stays: the collector need not look at it again and again in the middle of a launch.
@@ -101,7 +102,7 @@ class Serving:
         if not detach:
             await self.kernels.shutdown_everything(warm=True)
         await self._bounded("client connections", self.relays.close())
-        await self._bounded("background work", proxies.background.drain(timeout=CLOSING_SECONDS))
+        await self._bounded("background work", proxies.background.close(timeout=CLOSING_SECONDS))
         await self._bounded("runtime", self.runtime.close(shut_down_kernels=not detach), seconds=RUNTIME_SECONDS)
         if server is not None:
             await self._bounded("HTTP connections", server.close_all_connections())
@@ -131,6 +132,8 @@ class Serving:
         if self._ended_by is None:
             self._ended_by = number
             self._end.set()
+        else:
+            self.log.info("%s: the gateway is ending already; every step of that is bounded in time", number.name)
 
 
 def _raise_file_limit() -> None:

@@ -107,6 +107,10 @@ class HealthHandler(_StatusHandler):
         """Always 200."""
         self.answer({"status": "ok"})
 
+    async def head(self) -> None:
+        """Some load balancers ask so."""
+        await self.get()
+
 
 class ReadyHandler(_StatusHandler):
     """GET /readyz: launches are taken."""
@@ -118,6 +122,10 @@ class ReadyHandler(_StatusHandler):
         if self.settings["egknative_stopping"]():
             raise ReasonedHTTPError(503, reason="stopping", message="The gateway is ending.")
         self.answer({"status": "ready"})
+
+    async def head(self) -> None:
+        """Some load balancers ask so."""
+        await self.get()
 
 
 status_handlers: list[tuple[str, type[web.RequestHandler]]] = [

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from eg_knative.errors import ConfigurationError
 
+IN_PATH = re.compile(r"(?P<base>[^?#]*?)/token/(?P<token>[^/?#]+)(?P<rest>/api/.*)", re.DOTALL)
 SCHEMES = ("token ", "bearer ")
 
 
@@ -49,6 +52,18 @@ def presented_tokens(*, authorization: str | None, arguments: Sequence[str]) -> 
             if authorization[: len(scheme)].lower() == scheme:
                 found.insert(0, authorization[len(scheme) :].strip())
     return tuple(found)
+
+
+def take_from_path(path: str) -> tuple[str | None, str]:
+    """The token of `…/token/TOKEN/api/…` and the path without it; None and the same path when it has no such part.
+
+    The gateway client of jupyter_server 2 (nbclient, papermill and Elyra use it) opens its WebSocket without any header or
+    argument. Its users can still name an address: JUPYTER_GATEWAY_WS_URL=ws://HOST:PORT/token/TOKEN.
+    """
+    found = IN_PATH.match(path)
+    if found is None:
+        return None, path
+    return unquote(found["token"]), found["base"] + found["rest"]
 
 
 def accepts(token: str, *, presented: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ may hold somebody's work.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -71,6 +72,8 @@ class Adopter:
         if beat.state != "claimed":
             entry.reserved = False
             self._keeper.resume(entry, timeout=self._boot_timeout)
+            if entry.boot is not None and beat.state == "ready":  # its channels are prepared within milliseconds
+                await asyncio.wait({entry.boot})
             return
         try:
             await self._adopt_kernel(entry)

@@ -7,12 +7,9 @@ Everything else is what happens when that cannot be had:
   times;
 - a refusal that is the request's fault (no such directory, bad environment) leaves the member ready and is raised as
   BadRequestError;
-- without a ready member the claim *reserves the oldest booting one* and waits for it, since a start of its own could
-  only be ready later. When that boot fails, or takes three times what boots take, the claim starts a member of its own;
-  so it does when nothing boots;
-- a start that finds the substrate full first ends a spare ready member there, for a person goes before a spare.
+- without a ready member it waits for a boot, or starts one (`launching`).
 
-Whatever ends a claim (error, time, cancellation) ends what was made for it; a reserved boot goes back to its pool.
+Whatever ends a claim (error, time, cancellation) ends what was made for it.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 from eg_knative.errors import (
     AlreadyClaimedError,
@@ -31,12 +27,12 @@ from eg_knative.errors import (
     LauncherRefusedError,
     LaunchError,
     LauncherUnreachableError,
-    LaunchTimeoutError,
 )
 from eg_knative.pool.claims import ClaimedKernel, LaunchReport
 from eg_knative.pool.events import MissReason, PoolEvent
 from eg_knative.pool.expectations import Expectations
 from eg_knative.pool.keeper import Clock, Keeper
+from eg_knative.pool.launching import CLEAN_UP_SECONDS, Claim, Launches, stopping
 from eg_knative.pool.member import MemberState, PoolMember
 from eg_knative.pool.roster import KernelspecPool, Roster
 from eg_knative.specification import KernelSpecification
@@ -47,10 +43,6 @@ PROMOTE_TIMEOUT_SECONDS = 5.0
 """A running kernel takes its identity within milliseconds; a launcher that says nothing for so long is given up."""
 
 READY_MEMBERS_TRIED = 4
-SHORTEST_PATIENCE_SECONDS = 3.0
-CLEAN_UP_SECONDS = 5.0
-"""A failed launch waits so long for what it made to be gone before it is reported; the cleaning goes on in any case."""
-
 USERS_FAULT = frozenset({"bad_request", "body_too_large", "working_directory_missing", "bad_environment", "bad_kernel_id"})
 """Refusals that leave a member as it was (docs/launcher-protocol.md, 400, 413 and 422)."""
 
@@ -78,19 +70,34 @@ class Claimer:
         self._substrates = substrates
         self._roster = roster
         self._keeper = keeper
-        self._expectations = expectations
         self._kernels = kernels
         self._clock = clock
-        self._slots = asyncio.Semaphore(concurrent_launches)
+        self._launches = Launches(
+            substrates=substrates,
+            roster=roster,
+            keeper=keeper,
+            expectations=expectations,
+            clock=clock,
+            concurrent_launches=concurrent_launches,
+        )
         self._size = size
         self._emit = emit
         self._changed = changed
         self._prepares = prepares
         self._under_way: set[str] = set()
-        self.closed = True
+        self._closed = True
         self.drained = asyncio.Event()
         """Set while no claim is under way."""
         self.drained.set()
+
+    @property
+    def closed(self) -> bool:
+        """No claim is taken, and none is handed over any more."""
+        return self._closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self._closed = self._launches.closed = closed
 
     async def claim(self, request: ClaimRequest, *, specification: KernelSpecification, timeout: float) -> ClaimedKernel:
         """Serve one claim within `timeout` seconds; see PoolManager.claim."""
@@ -101,7 +108,7 @@ class Claimer:
         self._under_way.add(request.kernel_id)
         self.drained.clear()
         try:
-            claim = _Claim(request=request, specification=specification, began=began, timeout=timeout)
+            claim = Claim(request=request, specification=specification, began=began, timeout=timeout)
             entry, promotion, miss = await self._serve(pool, claim)
             kernel = self._hand_over(pool, claim, entry, promotion, miss)
         except BaseException as error:
@@ -117,7 +124,7 @@ class Claimer:
 
     def _admit(self, request: ClaimRequest, specification: KernelSpecification) -> None:
         if self.closed:
-            raise LaunchError("The gateway is stopping and starts no kernels. Try again in a moment.", reason="stopping")
+            raise stopping()
         if request.kernel_id in self._kernels or request.kernel_id in self._under_way:
             raise DuplicateKernelError(
                 f"A kernel with the id {request.kernel_id} exists. Leave KERNEL_ID out, or choose another.", field="KERNEL_ID"
@@ -129,7 +136,7 @@ class Claimer:
                 reason="no_substrate",
             )
 
-    async def _serve(self, pool: KernelspecPool, claim: _Claim) -> tuple[PoolMember, Promotion, MissReason | None]:
+    async def _serve(self, pool: KernelspecPool, claim: Claim) -> tuple[PoolMember, Promotion, MissReason | None]:
         for _ in range(READY_MEMBERS_TRIED):
             entry = pool.pop(claim.specification.digest)
             if entry is None:
@@ -139,7 +146,7 @@ class Claimer:
             if promotion is not None:
                 return entry, promotion, None
         miss = self._miss_reason(pool, claim.specification)
-        entry = await self._wait_for_boot(pool, claim) or await self._launch(claim)
+        entry = await self._launches.wait_for_boot(pool, claim) or await self._launches.launch(claim)
         claim.phases["queue"] = self._clock() - claim.began
         promotion = await self._promote(pool, claim, entry)
         if promotion is None:
@@ -152,6 +159,8 @@ class Claimer:
             return "disabled"
         if pool.specification is not None and pool.specification.digest != specification.digest:
             return "spec-changed"
+        if any(member.digest != specification.digest for member in pool.queue):  # the loop has not come to them yet
+            return "spec-changed"
         if pool.drained_by is not None:
             return pool.drained_by
         if pool.booting():
@@ -162,7 +171,7 @@ class Claimer:
 
     # -- promotion ------------------------------------------------------------------------------------------------
 
-    async def _promote(self, pool: KernelspecPool, claim: _Claim, entry: PoolMember) -> Promotion | None:
+    async def _promote(self, pool: KernelspecPool, claim: Claim, entry: PoolMember) -> Promotion | None:
         """Promote a reserved member, and have its channels ready. None: this member cannot be had, try another.
 
         Raises BadRequestError (the member is ready as before), LaunchError. Every other way out retires the member.
@@ -209,14 +218,14 @@ class Claimer:
                 return promotion
             self._keeper.retire(entry, reason="cancelled")
             if self.closed:
-                raise LaunchError("The gateway is stopping and starts no kernels. Try again in a moment.", reason="stopping")
+                raise stopping()
         return None
 
     async def _removed(self, entry: PoolMember, message: str) -> None:
         """Retire a member and wait, for a bounded time, until its last trace is gone."""
         await asyncio.wait({self._keeper.retire(entry, reason="failed", message=message)}, timeout=CLEAN_UP_SECONDS)
 
-    async def _prepare(self, claim: _Claim, entry: PoolMember, promotion: Promotion) -> None:
+    async def _prepare(self, claim: Claim, entry: PoolMember, promotion: Promotion) -> None:
         """Channels of a kernel that went on running get the new key; those of a new process are made anew."""
         began = self._clock()
         if entry.channels is not None and claim.had_kernel and promotion.started == "running":
@@ -226,7 +235,7 @@ class Claimer:
         claim.phases["prepare"] = self._clock() - began
 
     def _hand_over(
-        self, pool: KernelspecPool, claim: _Claim, entry: PoolMember, promotion: Promotion, miss: MissReason | None
+        self, pool: KernelspecPool, claim: Claim, entry: PoolMember, promotion: Promotion, miss: MissReason | None
     ) -> ClaimedKernel:
         """Nothing is awaited from the accepted promotion to the end of this: a claimed member always has its kernel in
         the table."""
@@ -272,6 +281,7 @@ class Claimer:
         pool.back_off.settled()
         if miss is None:
             pool.hits += 1
+            pool.hole_since = self._clock() if pool.hole_since is None else pool.hole_since
         else:
             pool.misses[miss] += 1
         seconds = self._clock() - claim.began
@@ -279,106 +289,3 @@ class Claimer:
             PoolEvent(kind="claimed", kernelspec=pool.name, member=entry.name, reason=miss, seconds=seconds, phases=phases)
         )
         return kernel
-
-    # -- normal launch --------------------------------------------------------------------------------------------
-
-    async def _wait_for_boot(self, pool: KernelspecPool, claim: _Claim) -> PoolMember | None:
-        """The oldest booting member of the pool once it is ready, reserved for this claim; None when there is none
-        worth waiting for."""
-        patience = max(SHORTEST_PATIENCE_SECONDS, 3 * pool.history.boot_seconds)
-        entry = pool.reserve_boot(claim.specification.digest)
-        if entry is None or entry.boot is None:
-            return None
-        now = self._clock()
-        patience -= now - entry.born
-        try:
-            await asyncio.wait({entry.boot}, timeout=max(0.0, min(patience, claim.remaining(now))))
-        except BaseException:
-            if entry.state is MemberState.READY:
-                pool.put_back(entry)
-            entry.reserved = False
-            raise
-        if entry.state is MemberState.READY:
-            return entry
-        entry.reserved = False
-        return None
-
-    async def _launch(self, claim: _Claim) -> PoolMember:
-        """Start a member for this claim alone and wait until it is ready. Raises LaunchError with everything removed."""
-        await self._slot(claim)
-        try:
-            await self._make_room(claim.specification)
-            entry = self._keeper.start(claim.specification, timeout=max(0.001, claim.remaining(self._clock())), for_claim=True)
-            assert entry.boot is not None
-            try:
-                await asyncio.wait({entry.boot})
-            except BaseException:
-                self._keeper.retire(entry, reason="cancelled")
-                raise
-        finally:
-            self._slots.release()
-        if entry.state is MemberState.READY:
-            return entry
-        if entry.farewell is not None:
-            await asyncio.wait({entry.farewell}, timeout=CLEAN_UP_SECONDS)
-        raise entry.error or LaunchError(f"The start of {entry.kernelspec} was given up. Try again.", reason="stopping")
-
-    async def _slot(self, claim: _Claim) -> None:
-        """One of the places for launches that run at once. Raises LaunchTimeoutError."""
-        acquiring = asyncio.ensure_future(self._slots.acquire())
-        try:
-            await asyncio.wait({acquiring}, timeout=max(0.0, claim.remaining(self._clock())))
-            if acquiring.done():
-                return
-        except BaseException:
-            acquiring.cancel()
-            acquiring.add_done_callback(self._give_back)
-            raise
-        acquiring.cancel()
-        acquiring.add_done_callback(self._give_back)
-        raise claim.too_late()
-
-    def _give_back(self, acquiring: asyncio.Task[Literal[True]]) -> None:
-        """A place that came too late goes to the next in line."""
-        if not acquiring.cancelled():
-            self._slots.release()
-
-    async def _make_room(self, specification: KernelSpecification) -> None:
-        """When the substrate is full, end the spare member that is least likely to be missed."""
-        substrate = self._substrates[specification.substrate]
-        if substrate.room().members - self._expectations.starts(substrate.name) > 0:
-            return
-        now = self._clock()
-        spares = [
-            (pool.history.rate(now), pool.name, entry)
-            for pool in self._roster.pools.values()
-            for entry in pool.queue
-            if entry.claimable and entry.substrate == substrate.name
-        ]
-        if spares:
-            victim = min(spares, key=lambda spare: spare[:2])[2]
-            await asyncio.wait({self._keeper.retire(victim, reason="evicted")}, timeout=CLEAN_UP_SECONDS)
-
-
-class _Claim:
-    """One claim while it is served: its request, its deadline, the time of each phase."""
-
-    def __init__(self, *, request: ClaimRequest, specification: KernelSpecification, began: float, timeout: float) -> None:
-        self.request = request
-        self.specification = specification
-        self.began = began
-        self.timeout = timeout
-        self.phases: dict[str, float] = {}
-        self.had_kernel = False
-
-    def remaining(self, now: float) -> float:
-        return self.began + self.timeout - now
-
-    def sets_any(self, variables: tuple[str, ...]) -> bool:
-        return any(name in self.request.env for name in variables)
-
-    def too_late(self) -> LaunchTimeoutError:
-        return LaunchTimeoutError(
-            f"The kernel {self.specification.name} was not ready within {self.timeout:g} s. Try again, or raise its"
-            " launch_timeout_seconds."
-        )

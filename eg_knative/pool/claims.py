@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from eg_knative.errors import LauncherUnreachableError
+from eg_knative.errors import EgKnativeError, LauncherUnreachableError
 from eg_knative.pool.events import KernelEvent, MissReason, tell
 from eg_knative.pool.member import PoolMember
 from eg_knative.substrates.contract import Member
@@ -114,8 +114,11 @@ class ClaimedKernel:
         self._begin_restart()
         try:
             restarted = await self._live_client().restart(timeout=timeout)
-        except BaseException:
-            self._restarting = False
+        except BaseException as error:
+            if self._restarting:
+                self._restarting = False
+                why = error.message if isinstance(error, EgKnativeError) else "the restart was given up"
+                self._tell("died", message=f"It could not be restarted: {why}")
             raise
         self.connection = restarted.connection
         self._end_restart(restarted.kernel_generation)

@@ -18,9 +18,9 @@ from eg_knative.pool.events import PoolEvent
 from eg_knative.pool.expectations import Expectations
 from eg_knative.pool.member import MemberState, PoolMember
 from eg_knative.pool.roster import Roster
-from eg_knative.pool.tasks import Tasks
 from eg_knative.specification import KernelSpecification
 from eg_knative.substrates.contract import Member, MemberGone, Substrate
+from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import Beat, ConnectionInfo, LauncherClient
 from eg_knative.wire.deadline import within
 from eg_knative.wire.hold import Hold
@@ -71,7 +71,7 @@ class Keeper:
         substrates: Mapping[str, Substrate],
         roster: Roster,
         expectations: Expectations,
-        tasks: Tasks,
+        tasks: OwnedTasks,
         clock: Clock,
         client_factory: ClientFactory,
         hold_factory: HoldFactory,
@@ -115,13 +115,13 @@ class Keeper:
         )
         self._roster.add(entry)
         self._expectations.expect_start(name=entry.name, group=entry.substrate)
-        entry.boot = self._tasks.spawn(self._boot(entry, self._make, timeout), name=f"boot of {entry.name}")
+        entry.boot = self._tasks.own(self._boot(entry, self._make, timeout), name=f"boot of {entry.name}")
         self._emit(PoolEvent(kind="started", kernelspec=entry.kernelspec, member=entry.name))
         return entry
 
     def resume(self, entry: PoolMember, *, timeout: float) -> None:
         """Take up the boot of a member that runs already (adoption). `entry.member` is set."""
-        entry.boot = self._tasks.spawn(self._boot(entry, self._reach, timeout), name=f"adoption of {entry.name}")
+        entry.boot = self._tasks.own(self._boot(entry, self._reach, timeout), name=f"adoption of {entry.name}")
 
     def connect(self, entry: PoolMember, member: Member) -> None:
         """Open the client and the hold of a member that serves."""
@@ -319,7 +319,7 @@ class Keeper:
                 entry.kernel.vanished(message or "it was shut down")
                 self._on_gone(entry)
             self._emit(PoolEvent(kind="retired", kernelspec=entry.kernelspec, member=entry.name, reason=reason, message=message))
-            entry.farewell = self._tasks.spawn(self._end(entry, grace_seconds), name=f"end of {entry.name}")
+            entry.farewell = self._tasks.own(self._end(entry, grace_seconds), name=f"end of {entry.name}")
             self._changed()
         return entry.farewell
 
@@ -329,7 +329,7 @@ class Keeper:
         entry.retired_because = "foreign"
         self._roster.pool(entry.kernelspec).remove_from_queue(entry)
         self._emit(PoolEvent(kind="released", kernelspec=entry.kernelspec, member=entry.name, reason="foreign"))
-        entry.farewell = self._tasks.spawn(self._let_go(entry), name=f"release of {entry.name}")
+        entry.farewell = self._tasks.own(self._let_go(entry), name=f"release of {entry.name}")
         self._changed()
 
     async def remove(self, entry: PoolMember, grace_seconds: float) -> None:

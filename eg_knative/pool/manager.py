@@ -27,10 +27,10 @@ from eg_knative.pool.refill import oldest_aged, plan, settled
 from eg_knative.pool.roster import Roster
 from eg_knative.pool.sizing import allocate
 from eg_knative.pool.status import status
-from eg_knative.pool.tasks import Tasks
 from eg_knative.settings import Settings
 from eg_knative.specification import KernelSpecification
 from eg_knative.substrates.contract import Substrate
+from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import ClaimRequest, LauncherClient
 from eg_knative.wire.hold import Hold
 
@@ -71,7 +71,7 @@ class PoolManager:
         self._settings = pool
         self._substrates = dict(substrates)
         self._clock = clock
-        self._tasks = Tasks()
+        self._tasks = OwnedTasks()
         self._wake = asyncio.Event()
         self._roster = Roster(clock=clock)
         self._expectations = Expectations(timeout_seconds=pool.expectation_timeout_seconds, clock=clock)
@@ -137,11 +137,11 @@ class PoolManager:
         except BaseException:
             await self.close(shut_down_kernels=False)
             raise
-        adoptions = [self._tasks.spawn(self._adopter.adopt(entry), name=f"adoption of {entry.name}") for entry in found]
+        adoptions = [self._tasks.own(self._adopter.adopt(entry), name=f"adoption of {entry.name}") for entry in found]
         if adoptions:
             await asyncio.wait(adoptions, timeout=ADOPTION_PATIENCE_SECONDS)
         self._claimer.closed = False
-        self._loop = self._tasks.spawn(self._run(), name="pool loop")
+        self._loop = self._tasks.own(self._run(), name="pool loop")
 
     async def close(self, *, shut_down_kernels: bool) -> None:
         """Stop. False: members live on for the next gateway; True: all are ended, claimed ones too. Bounded in time,
@@ -155,10 +155,13 @@ class PoolManager:
         for entry in self._roster.members():
             if entry.state is MemberState.BOOTING and (entry.for_claim or entry.member is None):
                 self._keeper.retire(entry, reason="closed")
-        await asyncio.wait({asyncio.ensure_future(self._claimer.drained.wait())}, timeout=CLAIMS_PATIENCE_SECONDS)
+        drained = asyncio.ensure_future(self._claimer.drained.wait())
+        await asyncio.wait({drained}, timeout=CLAIMS_PATIENCE_SECONDS)
+        drained.cancel()
         for entry in self._roster.members():
             claimed = entry.state is MemberState.CLAIMED
-            if shut_down_kernels or (entry.reserved and not claimed):
+            unheard = entry.state is MemberState.BOOTING and entry.boot is None  # found, and not known to be nobody's
+            if shut_down_kernels or (entry.reserved and not claimed and not unheard):
                 grace = KERNEL_GRACE_SECONDS if claimed else 0.0
                 self._keeper.retire(entry, reason="closed", grace_seconds=grace, message="the gateway was stopped")
         ends = [entry.farewell for entry in self._roster.members() if entry.farewell is not None]
@@ -244,6 +247,8 @@ class PoolManager:
         for pool in pools:
             pool.allocate(allocations.get(pool.name))
             pool.limit_message = message(pool.allocation, limits=self._limits)
+            if len(pool.held()) >= pool.allocation.wanted:
+                pool.hole_since = None
             if pool.back_off.failures and settled(pool, now=now):
                 pool.back_off.settled()
         booting = sum(len(pool.booting()) for pool in pools)
@@ -256,11 +261,13 @@ class PoolManager:
             starts_allowed=min(slots, tokens),
             now=now,
             slow=SLOW_CLOCK_SECONDS,
+            delay=self._settings.refill_delay_seconds,
         )
         for entry, reason in orders.retire:
             self._retire(entry, reason)
         for start in orders.start:
             self._bucket.take()
+            self._roster.pool(start.specification.name).hole_since = None
             self._keeper.start(
                 start.specification, timeout=self._settings.boot_timeout_seconds, replaces_aged=start.replaces_aged
             )

@@ -56,10 +56,12 @@ def plan(
     starts_allowed: int,
     now: float,
     slow: float,
+    delay: float = 0.0,
 ) -> Plan:
     """The next actions. Every pool's `allocation` is up to date; `demands` are those of served kernelspecs.
 
-    `starts_allowed`: how many boots rate and concurrency allow now. `slow`: the longest time to sleep, in seconds.
+    `starts_allowed`: how many boots rate and concurrency allow now. `slow`: the longest time to sleep, `delay`: how long a
+    place is left open after a claim while other members are ready, both in seconds.
     """
     pools = list(pools)
     retire: list[tuple[PoolMember, str]] = []
@@ -79,12 +81,14 @@ def plan(
             continue
         missing = pool.allocation.wanted - len(staying)
         pause = pool.back_off.wait(now)
+        if pool.queue and pool.hole_since is not None:
+            pause = max(pause, pool.hole_since + delay - now)
         if missing > 0 and pause > 0:
             times.append(pause)
         elif missing > 0:
             slot = len(staying) + 1
             heapq.heappush(queue, (priority(demand, slot=slot), missing, pool))
-        elif pool.allocation.wanted > 0 and pause == 0 and (old := _oldest_aged(pool, leaving, now=now, times=times)) is not None:
+        elif pool.allocation.wanted > 0 and pause <= 0 and (old := _oldest_aged(pool, leaving, now=now, times=times)) is not None:
             aged.append((pool, old))
 
     start: list[Start] = []

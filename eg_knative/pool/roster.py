@@ -32,6 +32,8 @@ class KernelspecPool:
         self.misses: collections.Counter[MissReason] = collections.Counter()
         self.allocation = Allocation(wanted=0)
         self.limit_message: str | None = None
+        self.hole_since: float | None = None
+        """When the first ready member was claimed that nobody has been started for yet."""
         self.drained_by: MissReason | None = None
         """Why members were taken out of the queue by the pool itself, until one is ready again."""
 

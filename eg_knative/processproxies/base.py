@@ -23,7 +23,7 @@ from eg_knative.errors import BadRequestError, EgKnativeError, LauncherError, La
 from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.processproxies.authorization import require_authorized
 from eg_knative.processproxies.http import http_error
-from eg_knative.processproxies.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import ConnectionInfo
 
 GRACE_SECONDS = 5.0
@@ -37,7 +37,7 @@ HANDED_OVER = "_egknative_claimed"
 
 _log = logging.getLogger(__name__)
 background = OwnedTasks(log=_log)
-"""The orders of all proxies of this process. Who ends the process awaits `background.drain()`."""
+"""The orders of all proxies of this process. Who ends the process awaits `background.close()`."""
 
 
 def apply_connection(kernel_manager: Any, connection: ConnectionInfo) -> None:
@@ -165,7 +165,7 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
         if signum in (signal.SIGKILL, signal.SIGTERM):
             return self._end(grace_seconds=0.0 if signum == signal.SIGKILL else GRACE_SECONDS)
         order = self.claimed.interrupt() if signum == signal.SIGINT else self.claimed.signal(signum)
-        background.start(_lenient(order), name=f"signal {signum} to kernel {self.kernel_id}")
+        background.own(_lenient(order), name=f"signal {signum} to kernel {self.kernel_id}")
         return None
 
     def kill(self) -> bool | None:
@@ -185,7 +185,7 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
         if self._restarting:
             self.kernel_manager.__dict__[HANDED_OVER] = claimed
         else:
-            background.start(claimed.shutdown(0.0), name=f"end of kernel {self.kernel_id}")
+            background.own(claimed.shutdown(0.0), name=f"end of kernel {self.kernel_id}")
 
     def get_process_info(self) -> dict[str, Any]:
         """What EG's session persistence keeps of a kernel. Ours is found again by its id, in the substrate's own records."""
@@ -196,7 +196,7 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
         self.ip = process_info["ip"]
         self.kernel_manager.ip = process_info["ip"]
         self._exit = None
-        background.start(self._adopt(), name=f"adoption of kernel {self.kernel_id}")
+        background.own(self._adopt(), name=f"adoption of kernel {self.kernel_id}")
 
     async def adopted(self) -> ClaimedKernel | None:
         """The living kernel with our id that an earlier gateway claimed, if there is one."""
@@ -220,7 +220,7 @@ class ClaimProxy(BaseProcessProxyABC):  # type: ignore[misc]  # EG has no types
         if self._restarting:
             self._exit = -1  # what jupyter_client waits for before it starts the new one
             return None
-        background.start(self.claimed.shutdown(grace_seconds), name=f"end of kernel {self.kernel_id}")
+        background.own(self.claimed.shutdown(grace_seconds), name=f"end of kernel {self.kernel_id}")
         return None
 
 

@@ -53,6 +53,7 @@ class EgKnativeConfiguration(Configurable):
     """Options that hold in our application and in stock Enterprise Gateway alike."""
 
     pool_size = Integer(
+        PoolSettings.size,
         min=0,
         config=True,
         help="Kernels kept ready for each pooled kernelspec that does not say so itself; 0: none. (EG_KNATIVE_POOL_SIZE env var)",
@@ -63,7 +64,10 @@ class EgKnativeConfiguration(Configurable):
         return int(from_environment("EG_KNATIVE_POOL_SIZE", PoolSettings.size, int))
 
     pool_total = Integer(
-        min=0, config=True, help="Ready and booting kernels of all pools together, at most. (EG_KNATIVE_POOL_TOTAL env var)"
+        PoolSettings.total,
+        min=0,
+        config=True,
+        help="Ready and booting kernels of all pools together, at most. (EG_KNATIVE_POOL_TOTAL env var)",
     )
 
     @default("pool_total")
@@ -71,7 +75,10 @@ class EgKnativeConfiguration(Configurable):
         return int(from_environment("EG_KNATIVE_POOL_TOTAL", PoolSettings.total, int))
 
     pool_concurrent_starts = Integer(
-        min=1, config=True, help="Kernels that boot for the pools at once. (EG_KNATIVE_POOL_CONCURRENT_STARTS env var)"
+        PoolSettings.concurrent_starts,
+        min=1,
+        config=True,
+        help="Kernels that boot for the pools at once. (EG_KNATIVE_POOL_CONCURRENT_STARTS env var)",
     )
 
     @default("pool_concurrent_starts")
@@ -79,6 +86,7 @@ class EgKnativeConfiguration(Configurable):
         return int(from_environment("EG_KNATIVE_POOL_CONCURRENT_STARTS", PoolSettings.concurrent_starts, int))
 
     pool_refill_per_second = Float(
+        PoolSettings.refill_per_second,
         min=0.01,
         config=True,
         help="Kernels started for the pools each second, at most. (EG_KNATIVE_POOL_REFILL_PER_SECOND env var)",
@@ -89,6 +97,7 @@ class EgKnativeConfiguration(Configurable):
         return float(from_environment("EG_KNATIVE_POOL_REFILL_PER_SECOND", PoolSettings.refill_per_second, float))
 
     boot_timeout = Float(
+        PoolSettings.boot_timeout_seconds,
         min=1.0,
         config=True,
         help="Seconds until a kernel that boots for the pool and is not ready is given up. (EG_KNATIVE_BOOT_TIMEOUT env var)",
@@ -99,6 +108,7 @@ class EgKnativeConfiguration(Configurable):
         return float(from_environment("EG_KNATIVE_BOOT_TIMEOUT", PoolSettings.boot_timeout_seconds, float))
 
     launch_timeout = Float(
+        Settings.launch_timeout_seconds,
         min=0.1,
         config=True,
         help="""Seconds that a launch may take when neither the request (KERNEL_LAUNCH_TIMEOUT) nor the kernelspec
@@ -110,6 +120,7 @@ class EgKnativeConfiguration(Configurable):
         return float(from_environment("EG_KERNEL_LAUNCH_TIMEOUT", Settings.launch_timeout_seconds, float))
 
     beat_interval = Float(
+        Settings.beat_interval_seconds,
         min=0.1,
         max=60.0,
         config=True,
@@ -131,6 +142,7 @@ class EgKnativeConfiguration(Configurable):
         return str(from_environment("EG_KNATIVE_RUN_DIRECTORY", os.path.join(jupyter_runtime_dir(), "egknative")))
 
     maximum_processes = Integer(
+        LocalSettings.maximum_processes,
         min=1,
         config=True,
         help="Local kernels that may exist at once, ready ones included. (EG_KNATIVE_MAXIMUM_PROCESSES env var)",
@@ -141,6 +153,7 @@ class EgKnativeConfiguration(Configurable):
         return int(from_environment("EG_KNATIVE_MAXIMUM_PROCESSES", LocalSettings.maximum_processes, int))
 
     minimum_free_memory = Integer(
+        LocalSettings.minimum_free_memory_bytes // MEBIBYTE,
         min=0,
         config=True,
         help="""Mebibytes of memory that must be free before a local kernel is started for the pool.
@@ -153,6 +166,7 @@ class EgKnativeConfiguration(Configurable):
         return int(from_environment("EG_KNATIVE_MINIMUM_FREE_MEMORY", fallback, int))
 
     unclaimed_timeout = Float(
+        LocalSettings.unclaimed_timeout_seconds,
         min=1.0,
         config=True,
         help="""Seconds after which a ready kernel that no gateway holds any more ends itself.
@@ -164,6 +178,7 @@ class EgKnativeConfiguration(Configurable):
         return float(from_environment("EG_KNATIVE_UNCLAIMED_TIMEOUT", LocalSettings.unclaimed_timeout_seconds, float))
 
     abandoned_timeout = Float(
+        LocalSettings.abandoned_timeout_seconds,
         min=1.0,
         config=True,
         help="""Seconds after which a kernel in use that no gateway holds any more ends itself.
@@ -175,6 +190,7 @@ class EgKnativeConfiguration(Configurable):
         return float(from_environment("EG_KNATIVE_ABANDONED_TIMEOUT", LocalSettings.abandoned_timeout_seconds, float))
 
     mirror_working_dirs = Bool(
+        True,
         config=True,
         help="""Start a local kernel in the directory that the request names in KERNEL_WORKING_DIR, which must exist here.
         JupyterLab sends the notebook's. False: ignore it. (EG_MIRROR_WORKING_DIRS env var)""",
@@ -186,6 +202,8 @@ class EgKnativeConfiguration(Configurable):
 
     def settings(self) -> Settings:
         """The options as the lower floors take them."""
+        # EG's own option; in stock EG this object hangs below the application that has it.
+        inherited = getattr(self, "inherited_envs", None) or getattr(self.parent, "inherited_envs", None) or ()
         return Settings(
             local=LocalSettings(
                 run_directory=Path(self.run_directory).expanduser().absolute(),
@@ -193,6 +211,7 @@ class EgKnativeConfiguration(Configurable):
                 minimum_free_memory_bytes=self.minimum_free_memory * MEBIBYTE,
                 unclaimed_timeout_seconds=self.unclaimed_timeout,
                 abandoned_timeout_seconds=self.abandoned_timeout,
+                inherited_environment=tuple(sorted(name for name in inherited if name)),
             ),
             pool=PoolSettings(
                 size=self.pool_size,

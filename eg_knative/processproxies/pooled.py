@@ -35,7 +35,7 @@ def _end_with(application: Any, runtime: Runtime) -> None:
 
     def shutdown() -> None:
         original()
-        loop.run_until_complete(background.drain(timeout=GRACE_SECONDS))
+        loop.run_until_complete(background.close(timeout=GRACE_SECONDS))
         loop.run_until_complete(runtime.close(shut_down_kernels=True))
 
     application.shutdown = shutdown

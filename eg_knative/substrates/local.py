@@ -28,7 +28,7 @@ from eg_knative.substrates.local_member import LocalMember
 from eg_knative.substrates.local_nursery import Nursery, words
 from eg_knative.substrates.local_records import MemberRecord, read_record
 from eg_knative.substrates.local_sweep import SessionSweeper
-from eg_knative.substrates.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class LocalSubstrate:
             nursery=self._nursery,
             environment=dict(os.environ if environment is None else environment),
             working_directory=_current_directory(),
+            new_address=self._run_directory.new_address,
         )
         self._secret: bytes | None = None
         self._gone: GoneListener | None = None
@@ -65,17 +66,21 @@ class LocalSubstrate:
         if not hasattr(os, "pidfd_open"):
             raise ConfigurationError("The local substrate needs Linux 5.3 or newer (pidfd_open).", field="substrate")
         for name in filter(is_forbidden, self._settings.inherited_environment):
-            log.warning("%s is not inherited by kernels: by its name it is a secret or the gateway's own", name)
+            log.warning(
+                "%s is not given to kernels before they are claimed: by its name it is a secret or the gateway's own", name
+            )
         self._secret = self._run_directory.open()
         self._gone = gone
         self._trimming = self._tasks.own(self._trim_logs(), name="trimming of launchers' logs")
 
     async def discover(self) -> tuple[Member, ...]:
         self._opened()
+        # Before anything else, so that a socket made meanwhile is not taken for nobody's.
+        sockets = await asyncio.to_thread(self._run_directory.socket_addresses)
         names = await asyncio.to_thread(_names, self._run_directory.members)
         found = await asyncio.gather(*(self._adopt(name) for name in names if name not in self._members))
         known = {member.record.address for member in self._members.values()}
-        await asyncio.to_thread(self._run_directory.remove_sockets_except, known)
+        await asyncio.to_thread(self._run_directory.remove_sockets, sockets - known)
         return tuple(member for member in found if member is not None)
 
     async def start(self, *, specification: KernelSpecification, member_name: str) -> Member:
@@ -97,13 +102,13 @@ class LocalSubstrate:
         )
         member = self._new(record)
         member.starting = self._tasks.own(
-            member.start(specification=specification, starter=self._starter), name=f"start of {member_name}"
+            member.start(specification=specification, starter=self._starter), name=f"start of {member_name}", awaited=True
         )
         try:
             await asyncio.wait({member.starting})
         except asyncio.CancelledError:
             # Owned by the substrate, so that it goes on to the end even if we are cancelled again.
-            await asyncio.shield(self._tasks.own(member.undo(), name=f"undoing of {member_name}"))
+            await asyncio.shield(self._tasks.own(member.undo(), name=f"undoing of {member_name}", awaited=True))
             raise
         if member.starting.cancelled():
             raise LaunchError(f"Member {member_name} was stopped while it was started.", reason="stopped")
@@ -117,7 +122,7 @@ class LocalSubstrate:
             return
         under_way = member.starting is not None and not member.starting.done()
         work = member.undo() if under_way else member.end(grace_seconds=max(0.0, grace_seconds))
-        await asyncio.shield(self._tasks.own(work, name=f"end of {member_name}"))
+        await asyncio.shield(self._tasks.own(work, name=f"end of {member_name}", awaited=True))
 
     def room(self) -> Room:
         return local_room.room(

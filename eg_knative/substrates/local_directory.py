@@ -88,11 +88,14 @@ class RunDirectory:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.members / name)
 
-    def remove_sockets_except(self, addresses: set[str]) -> None:
-        """Remove sockets that no known member listens on. Blocking."""
-        for path in self.sockets.iterdir():
-            if f"unix:{path}" not in addresses:
-                path.unlink(missing_ok=True)
+    def socket_addresses(self) -> set[str]:
+        """The addresses for which there is a socket, whether anybody listens or not. Blocking."""
+        return {f"unix:{path}" for path in self.sockets.iterdir()}
+
+    def remove_sockets(self, addresses: set[str]) -> None:
+        """Remove these sockets. Blocking."""
+        for address in addresses:
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
     def _socket_path(self, name: str) -> Path:
         return self.sockets / name
@@ -104,7 +107,8 @@ class RunDirectory:
         except BlockingIOError as error:
             owner = os.read(self._lock, 32).decode("ascii", "replace").strip() or "unknown"
             raise self._error(
-                f"is in use by another gateway (process {owner}). Stop that one, or choose another directory for this one."
+                f"is in use by another gateway (process {owner}). Stop that one, or choose another directory for this one"
+                " (--run-directory, EG_KNATIVE_RUN_DIRECTORY)."
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)

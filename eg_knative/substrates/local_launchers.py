@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,21 @@ from eg_knative.substrates import local_log
 from eg_knative.substrates.local_directory import write_private
 from eg_knative.substrates.local_environment import base_environment, kernel_environment
 from eg_knative.substrates.local_nursery import NoWarmStartError, Nursery
-from eg_knative.substrates.local_processes import spawn
+from eg_knative.substrates.local_processes import discard, spawn
 from eg_knative.wire.control import PROTOCOL
 from eg_launcher.errors import ZygoteError
 
 CONFIGURATION_FILE = "launcher.json"
 LOG_FILE = "launcher.log"
+FORK_TIMEOUT_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Started:
-    """A process that is a launcher, or will be one in a moment. `started_by`: "fork" or "exec"."""
+    """A process that is a launcher, or will be one. `started_by`: "fork" or "exec"; `address`: where it will listen."""
 
     pid: int
+    address: str
     started_by: str
     notice: str | None
 
@@ -45,12 +47,19 @@ class LauncherStarter:
     """Starts launchers for one substrate. `environment`, `working_directory`: the gateway's own, read once."""
 
     def __init__(
-        self, *, settings: LocalSettings, nursery: Nursery, environment: Mapping[str, str], working_directory: str
+        self,
+        *,
+        settings: LocalSettings,
+        nursery: Nursery,
+        environment: Mapping[str, str],
+        working_directory: str,
+        new_address: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._nursery = nursery
         self._environment = environment
         self._working_directory = working_directory
+        self._new_address = new_address
 
     def environment(self, specification: KernelSpecification) -> dict[str, str]:
         """The kernel's base environment."""
@@ -83,15 +92,17 @@ class LauncherStarter:
             try:
                 zygote = await self._nursery.zygote(specification=specification, env=env)
                 # Not to be interrupted half-way: a launcher whose process id nobody knows could not be ended.
-                pid = await _whole(zygote.fork_launcher(config=configuration, log_fd=descriptor))
-                return Started(pid=pid, started_by="fork", notice=None)
+                fork = zygote.fork_launcher(config=configuration, log_fd=descriptor, timeout_seconds=FORK_TIMEOUT_SECONDS)
+                return Started(pid=await _whole(fork), address=address, started_by="fork", notice=None)
             except NoWarmStartError as error:
                 notice = f"Not forked from a zygote: {error}"
             except ZygoteError as error:
                 self._nursery.failed(zygote, why=f"The last fork failed: {error}.")
                 notice = f"Not forked from a zygote: {error}"
+                # A fork that comes to pass after its time limit must not meet its successor; unwanted, it ends itself.
+                address = configuration["listen"] = self._new_address()
             pid = await _whole(asyncio.to_thread(self._exec, configuration, directory, descriptor))
-            return Started(pid=pid, started_by="exec", notice=notice)
+            return Started(pid=pid, address=address, started_by="exec", notice=notice)
         finally:
             os.close(descriptor)
 
@@ -185,6 +196,6 @@ async def _whole(work: Any) -> int:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled() and task.exception() is None:
-            os.kill(task.result(), 9)
+            await asyncio.to_thread(discard, task.result())
         raise
     return task.result()

@@ -23,7 +23,7 @@ from eg_knative.substrates.local_launchers import CONFIGURATION_FILE, LOG_FILE, 
 from eg_knative.substrates.local_processes import ProcessIdentity, ProcessWatch, identify, listener_of, reap
 from eg_knative.substrates.local_records import MemberRecord, read_sessions, write_record
 from eg_knative.substrates.local_sweep import SessionSweeper
-from eg_knative.substrates.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 from eg_knative.wire.control import Health, LauncherClient
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class LocalMember:
         """Remove every trace: processes, socket, files. Once, however many ask, and to the end even if they are cancelled."""
         self.ending = True
         if self._clearing is None:
-            self._clearing = self._tasks.own(self._clear(), name=f"clearing of {self.name}")
+            self._clearing = self._tasks.own(self._clear(), name=f"clearing of {self.name}", awaited=True)
         await asyncio.shield(self._clearing)
 
     def last_output(self) -> str:
@@ -156,8 +156,11 @@ class LocalMember:
         self.watch = None if identity is None else ProcessWatch.open(identity)
         if self.watch is None:
             raise self._failed("The launcher ended at once", reap(started.pid))
-        self.record = dataclasses.replace(self.record, launcher=identity, started_by=started.started_by, notice=started.notice)
+        self.record = dataclasses.replace(
+            self.record, launcher=identity, address=started.address, started_by=started.started_by, notice=started.notice
+        )
         write_record(self._directory, self.record)
+        self._client = LauncherClient(address=started.address, token=self._token)
 
     async def _serves(self, *, timeout: float) -> Health:
         """Wait for the first answer. Raises LaunchError as soon as there can be none."""

@@ -116,6 +116,15 @@ def reap(pid: int) -> int | None:
     return child.returncode
 
 
+def discard(pid: int) -> None:
+    """End a process that was started a moment ago and that nobody wants. Blocking until it has ended, if it is our child."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    child = _children.pop(pid, None)
+    if child is not None:
+        child.wait()
+
+
 def listener_of(path: str) -> int | None:
     """The process that listens on a Unix socket, as the system tells (SO_PEERCRED); None when nobody does. Does not block."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 
 from eg_knative.substrates.local_processes import ProcessIdentity, end_sessions
-from eg_knative.substrates.tasks import OwnedTasks
+from eg_knative.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 

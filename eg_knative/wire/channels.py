@@ -70,6 +70,7 @@ def primary_identity(connection: ConnectionInfo) -> bytes:
     """The ZeroMQ identity of a kernel's first client, the same for every gateway process that ever speaks to the kernel.
 
     A kernel addresses its reply to an identity: a cell that ran while the gateway was replaced is answered to the next one.
+    Two sets that are open at once must not share it: the kernel's socket would hand it from one to the other and back.
     """
     place = f"{connection.transport}:{connection.ip}:{connection.shell_port}:{connection.iopub_port}"
     return b"egk-first-" + hashlib.sha256(place.encode()).hexdigest()[:24].encode()
@@ -191,7 +192,11 @@ class ChannelSet:
         self._sockets.connect(connection)
 
     def disconnect(self) -> None:
-        """Close the sockets of a kernel that is dead; what was sent or is sent stays unsent. `reconnect` brings the set back."""
+        """Close the sockets of a kernel that is dead or being restarted; what is sent waits. `reconnect` brings the set back.
+
+        A socket that goes on trying could connect to itself, where the kernel's port is an ephemeral one, and then hold that
+        port.
+        """
         self._held = True
         self._sockets.close()
 
@@ -232,9 +237,9 @@ class ChannelSet:
         """Put back what a client was given before anything that is kept now, and did not get."""
         self._backlog.put_back(entries)
 
-    def forget(self) -> None:
-        """Drop what is kept: whoever it was for is not coming back."""
-        self._backlog.clear()
+    def take_kept(self) -> list[Entry]:
+        """What is kept, for whoever finds out whose it is."""
+        return self._backlog.drain()
 
     def take_pending(self) -> dict[str, Pending]:
         """The requests without a reply, for whoever answers them in the kernel's place; they are forgotten, unsent ones too."""
@@ -267,8 +272,14 @@ class ChannelSet:
         self.kernel_session = str(header.get("session", ""))
         if channel == "iopub":
             self._note_activity(message)
-        elif channel != "stdin":
-            self.pending.pop(str(message.parent.get("msg_id")), None)
+        else:
+            asked = str(message.parent.get("msg_id"))
+            message.expected = asked in self.pending
+            if channel != "stdin":
+                self.pending.pop(asked, None)
+        self._give(channel, message)
+
+    def _give(self, channel: str, message: Message) -> None:
         if self._listener is None:
             self._backlog.push(channel, message)
         else:
@@ -326,7 +337,9 @@ class ChannelSet:
             self._assume("busy")
 
     def _assume(self, state: str) -> None:
+        """Learned by asking. The kernel's own statuses about our questions are kept from clients, so they are told here."""
         self.execution_state = state
+        self._give("iopub", compose("status", {"execution_state": state}, session=self.kernel_session))
         if self.on_state is not None:
             self.on_state(self)
 

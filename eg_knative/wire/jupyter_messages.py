@@ -24,15 +24,19 @@ _JSON_PARTS = 4
 
 
 class Message:
-    """header, parent header, metadata, content (JSON bytes), then buffers. The two headers are parsed at first use."""
+    """header, parent header, metadata, content (JSON bytes), then buffers. The two headers are parsed at first use.
 
-    __slots__ = ("_header", "_parent", "parts")
+    `expected`: it answers, or belongs to, a request that went to the kernel through the same channels.
+    """
+
+    __slots__ = ("_header", "_parent", "expected", "parts")
 
     def __init__(self, parts: Sequence[bytes]) -> None:
         """Raises ChannelError when there are fewer than four parts."""
         if len(parts) < _JSON_PARTS:
             raise ChannelError(f"A message has {len(parts)} parts; header, parent header, metadata and content are four.")
         self.parts = parts
+        self.expected = False
         self._header: Mapping[str, Any] | None = None
         self._parent: Mapping[str, Any] | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,11 @@ from eg_knative.wire.jupyter_messages import CHANNELS
 if TYPE_CHECKING:
     from eg_knative.wire.control import ConnectionInfo
 
+log = logging.getLogger(__name__)
+
 _BATCH = 64
-_RECONNECT_MILLISECONDS = 5  # ZeroMQ adds up to as much again: a kernel restarted on its ports is found again within 10 ms
+_RECONNECT_MILLISECONDS = 5  # ZeroMQ adds up to as much again: a kernel that binds its ports a little late is found within 10 ms
+_MOST_RECONNECT_MILLISECONDS = 500  # doubling up to this: every try at a free ephemeral port may connect to itself
 _SEND_QUEUE = 1_000
 _RECEIVE_QUEUE = 10_000  # a kernel drops output for a subscriber whose queue is full; 1,000, the default, is soon full
 _MAXIMUM_FRAME_BYTES = 512 * 1024**2
@@ -60,6 +64,7 @@ class Sockets:
                 self._sockets[channel] = socket
                 socket.linger = 0
                 socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
+                socket.set(zmq.RECONNECT_IVL_MAX, _MOST_RECONNECT_MILLISECONDS)
                 socket.set(zmq.MAXMSGSIZE, _MAXIMUM_FRAME_BYTES)
                 socket.set(zmq.RCVHWM, _RECEIVE_QUEUE)
                 socket.set(zmq.SNDHWM, _SEND_QUEUE)
@@ -109,7 +114,10 @@ class Sockets:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            self._receive(channel, frames)
+            try:
+                self._receive(channel, frames)
+            except Exception:  # whoever listens must not stop the reading: the descriptor would not wake us again
+                log.exception("A message on %s could not be handled", channel)
         else:
             asyncio.get_running_loop().call_soon(self._drain, channel, socket)
             return

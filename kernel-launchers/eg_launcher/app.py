@@ -204,8 +204,8 @@ class Resources:
             "protocol": PROTOCOL,
             "name": launcher.config.name,
             "boot_id": launcher.boot_id,
-            "state": launcher.state,
-            "message": launcher.message,
+            "state": launcher.status.state,
+            "message": launcher.status.message,
         }
 
     async def _connection(self, _body: bytes) -> Answer:

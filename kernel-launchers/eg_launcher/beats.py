@@ -29,7 +29,7 @@ async def stream_beats(launcher: Launcher, connection: httputil.HTTPConnection, 
             changed.set()
 
         on_close(note_close)
-    launcher.listeners.add(changed)
+    launcher.status.listeners.add(changed)
     backlog = 0
     sequence = 0
 
@@ -62,7 +62,7 @@ async def stream_beats(launcher: Launcher, connection: httputil.HTTPConnection, 
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), max(0.0, interval_seconds - _COALESCE_SECONDS))
     finally:
-        launcher.listeners.discard(changed)
+        launcher.status.listeners.discard(changed)
         with contextlib.suppress(iostream.StreamClosedError, httputil.HTTPOutputError):
             connection.finish()
         if backlog > LARGEST_BACKLOG:

@@ -48,10 +48,9 @@ def run(descriptor: int, *, launcher_pid: int | None = None) -> None:
     try:
         kernel = _boot(sock, boot)
     except Exception as error:  # the launcher must know why, then it is anybody's exception
-        _report(sock, {"op": "error", "message": f"{type(error).__name__}: {error}"[:2000]})
+        _report_error(sock, error)
         raise
-    if kernel is not None:
-        kernel.start()
+    kernel.start()
 
 
 def _wait_for_parent(launcher_pid: int) -> None:
@@ -61,19 +60,12 @@ def _wait_for_parent(launcher_pid: int) -> None:
         time.sleep(0.0005)
 
 
-def _boot(sock: socket.socket, boot: dict[str, Any]) -> _Kernel | None:
+def _boot(sock: socket.socket, boot: dict[str, Any]) -> _Kernel:
     identity = boot["identity"]
     reseed.reseed()
     _set_process(identity)
     _forget_package()
-    kernel = _Kernel(sock, boot)
-    if not boot["bind"]:
-        _report(sock, {"op": "initialised"})
-        message, _ = framing.receive(sock)
-        if message is None or message.get("op") != "activate":
-            return None
-    kernel.bind()
-    return kernel
+    return _Kernel(sock, boot)
 
 
 class _Kernel:
@@ -81,6 +73,7 @@ class _Kernel:
 
     def __init__(self, sock: socket.socket, boot: dict[str, Any]) -> None:
         self._socket = sock
+        self._bind = bool(boot["bind"])
         self._final = bool(boot["final"])
         # Both may have been changed by what a plain start would also change.
         before = dict(os.environ)
@@ -89,35 +82,50 @@ class _Kernel:
         if self._final:
             self._pools.restore(os.environ)
         self._additions = {name: value for name, value in os.environ.items() if name not in before}
-        kernelapp.warm(self._app)
-
-    def bind(self) -> None:
-        self._app.bind_channels()
 
     def start(self) -> None:
-        IOLoop.current().add_callback(self._running)
+        """Run until the kernel is shut down."""
+        IOLoop.current().add_callback(self._begin)
         self._app.start()
 
-    def _running(self) -> None:
-        """First thing on the kernel's own loop: it answers from now on."""
-        _report(self._socket, {"op": "bound"})
-        if self._final:
+    async def _begin(self) -> None:
+        """First thing on the kernel's own loop: what it takes to be of use."""
+        try:
+            if not (self._bind and self._final):
+                await kernelapp.warm(self._app)  # else somebody waits for this very process
+            if self._bind:
+                self._app.bind_channels()
+        except Exception as error:  # noqa: BLE001 - as in `run`: the launcher must know
+            self._give_up(error)
+            return
+        _report(self._socket, {"op": "bound" if self._bind else "initialised"})
+        if self._bind and self._final:
             self._socket.close()
         else:
             IOLoop.current().add_handler(self._socket.fileno(), self._on_message, IOLoop.READ)
 
     def _on_message(self, descriptor: int, _events: int) -> None:
+        """`activate` for a spare, `promote` for a pool's kernel; then nothing more is said over this socket."""
+        IOLoop.current().remove_handler(descriptor)
         try:
             message, _ = framing.receive(self._socket)
-            if message is not None and message.get("op") == "promote":
+            op = message.get("op") if message is not None else None
+            if op == "activate":
+                self._app.bind_channels()
+                _report(self._socket, {"op": "bound"})
+            elif message is not None and op == "promote":
                 started = time.perf_counter()
                 self._promote(message["identity"])
                 _report(self._socket, {"op": "promoted", "seconds": time.perf_counter() - started})
         except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it and start a fresh process
-            _report(self._socket, {"op": "error", "message": f"{type(error).__name__}: {error}"[:2000]})
-        # Promoted, refused, or the launcher is gone: nothing more is said over this socket.
-        IOLoop.current().remove_handler(descriptor)
+            self._give_up(error)
+            return
         self._socket.close()
+
+    def _give_up(self, error: Exception) -> None:
+        _report_error(self._socket, error)
+        self._socket.close()
+        IOLoop.current().stop()
 
     def _promote(self, identity: dict[str, Any]) -> None:
         app = self._app
@@ -165,3 +173,7 @@ def _forget_package() -> None:
 def _report(sock: socket.socket, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the launcher is gone; so is this process, in a moment
         framing.send(sock, message)
+
+
+def _report_error(sock: socket.socket, error: Exception) -> None:
+    _report(sock, {"op": "error", "message": f"{type(error).__name__}: {error}"[:2000]})

@@ -27,6 +27,7 @@ from eg_launcher.exits import MemoryKills, describe_exit
 from eg_launcher.identity import Identity
 from eg_launcher.messages import wait_until_bound
 from eg_launcher.output import OutputTail
+from eg_launcher.ports import PortReservation
 from eg_launcher.reaper import Reaper
 from eg_launcher.zygote_client import TITLE_ROOM, Zygote, interpreter_of
 
@@ -148,11 +149,12 @@ class KernelProcess:
 class KernelStarter:
     """Starts kernels for one configuration. `zygote` may be set or taken away at any time."""
 
-    def __init__(self, *, config: Config, ports: tuple[int, ...], reaper: Reaper) -> None:
+    def __init__(self, *, config: Config, reservation: PortReservation, reaper: Reaper) -> None:
         self.zygote: Zygote | None = None
         self._config = config
         self._argv = config.kernel.argv
-        self._ports = ports
+        self._ports = reservation.ports
+        self._reservation = reservation
         self._reaper = reaper
         self._python = interpreter_of(self._argv)
 
@@ -164,6 +166,8 @@ class KernelStarter:
     def check_program(self, identity: Identity) -> None:
         """Raises KernelStartError (`not_found`) at once when argv[0] is no program in that environment."""
         program = self._argv[0]
+        if os.sep in program:
+            program = os.path.join(identity.working_directory, program)  # as exec looks for it
         if shutil.which(program, path=identity.env.get("PATH", os.defpath)) is None:
             message = f"The kernel's program {program} was not found or cannot be executed"
             raise KernelStartError(message, exit={"code": None, "signal": None, "reason": "not_found", "message": message})
@@ -189,6 +193,14 @@ class KernelStarter:
                 if not bind or error.timed_out:
                     raise
                 notices.append(f"Started plainly: {error}")
+        try:
+            return await self._plain(identity=identity, deadline=deadline), notices
+        except KernelStartError as error:
+            if "in use" not in str(error):
+                raise
+        # A kernel that does not set SO_REUSEADDR cannot share its ports with their reservation.
+        self._reservation.release()
+        notices.append("The kernel does not share reserved ports, so they are reserved no longer")
         return await self._plain(identity=identity, deadline=deadline), notices
 
     async def activate(self, spare: KernelProcess, *, deadline: float) -> None:

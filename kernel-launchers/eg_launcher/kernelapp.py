@@ -6,6 +6,7 @@ are made as ever and their binding is kept for later, each on the thread that by
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import errno
 import os
@@ -20,6 +21,9 @@ from traitlets.config import Config
 
 # How long a predecessor's sockets may take to go away.
 _BIND_SECONDS = 2.0
+_WARM_SECONDS = 2.0
+# Where only this process can reach the shell channel.
+_INSIDE = "inproc://eg-launcher-warm-up"
 
 
 class DeferredKernelApp(IPKernelApp):  # type: ignore[misc]
@@ -66,6 +70,10 @@ class DeferredKernelApp(IPKernelApp):  # type: ignore[misc]
     def _bind_socket(self, s: Any, port: int) -> int:
         self._unbound.append((s, port))
         return port
+
+    def init_sockets(self) -> None:
+        super().init_sockets()
+        self.shell_socket.bind(_INSIDE)
 
     def init_heartbeat(self) -> None:
         pass
@@ -141,17 +149,22 @@ def make(boot: dict[str, Any]) -> DeferredKernelApp:
     return app
 
 
-def warm(app: DeferredKernelApp) -> None:
-    """Run what a first cell runs, with no trace: what is loaded late is loaded now, not when a user waits."""
-    kernel = app.kernel
-    loop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
-    loop.run_until_complete(_silent(kernel))
+async def warm(app: DeferredKernelApp) -> None:
+    """Run what a first cell runs, all of its way, with no trace: what is loaded late is loaded now, not when a user waits.
 
-
-async def _silent(kernel: Any) -> None:
-    result = kernel.do_execute("None", silent=True, store_history=False)
-    if hasattr(result, "__await__"):
-        await result
+    Before the channels are bound, so that nobody hears of it.
+    """
+    client = app.context.socket(zmq.DEALER)
+    client.linger = 0
+    try:
+        client.connect(_INSIDE)
+        content = {"code": "None", "silent": True, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        app.session.send(client, "execute_request", content)
+        deadline = time.monotonic() + _WARM_SECONDS
+        while not client.poll(0) and time.monotonic() < deadline:  # noqa: ASYNC110 - libzmq sets no Event
+            await asyncio.sleep(0.001)
+    finally:
+        client.close()
 
 
 def launcher_script() -> str:

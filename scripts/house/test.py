@@ -28,6 +28,7 @@ LINTS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
     "import-linter": ["lint-imports"],
+    "pip check": ["pip", "check"],
 }
 NEEDS_LAB = {"clients", "browser"}
 PYTEST_COLLECTED_NOTHING = 5
@@ -68,6 +69,8 @@ def main(argv: list[str]) -> int:
             counted = _lint(python) if part == "lint" else _pytest(python, part, pytest_options)
             print(f"== {part}: {counted}", flush=True)
             totals.add(counted)
+        if os.environ.get("CI"):  # Elsewhere somebody may be using these environments at the same time.
+            totals.add(_leftovers())
     except SetupError as error:
         complain(f"scripts/test: {error}")
         return 1
@@ -145,6 +148,32 @@ def _lint(python: Path) -> Totals:
         good = _run([python.parent / program, *arguments]) == 0
         counted.add(Totals(passed=good, failed=not good))
     return counted
+
+
+def _leftovers() -> Totals:
+    """One failure for the processes of our environments that outlive the tests."""
+    left = {}
+    for _ in range(20):
+        left = _processes()
+        if not left:
+            return Totals(passed=1)
+        time.sleep(0.5)
+    for pid, command in left.items():
+        complain(f"scripts/test: left behind: process {pid}: {command[:200]}")
+    return Totals(failed=1)
+
+
+def _processes() -> dict[int, str]:
+    """Running processes whose command line names this directory's environments (Linux only; a zombie has no command line)."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"{ROOT}/.venv" in command:
+            found[int(entry.parent.name)] = command
+    return found
 
 
 def _run(command: list[str | Path]) -> int:

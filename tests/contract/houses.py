@@ -88,6 +88,7 @@ class LocalHouse:
             await substrate.stop(member_name=member.name, grace_seconds=1)
         await substrate.close()
         assert self.nursery_processes() == []
+        assert _popen_children() == set(), "children that nobody reaped"
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 

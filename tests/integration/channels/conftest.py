@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import zmq
+from jupyter_client import BlockingKernelClient
 from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from tornado import httpserver, web
 from tornado.netutil import bind_sockets
@@ -184,10 +185,18 @@ def context() -> Iterator[zmq.Context[Any]]:
 
 @pytest.fixture(scope="session")
 def shared_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
-    """One kernel for all tests that leave it as it was."""
+    """One kernel, up and answering, for all tests that leave it as it was."""
     kernel = KernelProcess(tmp_path_factory.mktemp("kernel"))
-    yield kernel
-    kernel.end()
+    try:
+        client = BlockingKernelClient()
+        client.load_connection_info(dataclasses.asdict(kernel.connection) | {"key": kernel.connection.key.encode()})
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        client.stop_channels()
+        client.context.destroy(linger=0)
+        yield kernel
+    finally:
+        kernel.end()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ class Application(EnterpriseGatewayApp):  # type: ignore[misc]
 async def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    level = logging.getLogger().level
     Application.clear_instance()
     app = Application.instance()
     app.initialize(
@@ -46,6 +48,7 @@ async def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         await relays.close()
     app.http_server.stop()
     await app.http_server.close_all_connections()
+    logging.getLogger().setLevel(level)  # EG sets the root logger's
     Application.clear_instance()
 
 

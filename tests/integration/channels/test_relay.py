@@ -39,9 +39,11 @@ async def test_the_prepared_channels_serve_the_first_client(
 ) -> None:
     shared_kernel.prepared = await connect_channels(context=context, connection=shared_kernel.connection, timeout=20)
     prepared = shared_kernel.prepared
+    gateway.attach(shared_kernel)
+    while prepared.execution_state == "starting":  # the kernel's main thread answers a little after its control thread
+        await asyncio.sleep(0.01)
     assert prepared.execution_state == "idle"
     assert json.loads(prepared.kernel_info or b"")["implementation"] == "ipython"
-    gateway.attach(shared_kernel)
     client = await gateway.client(shared_kernel)
     first = await client.receive()
     assert first is not None

@@ -100,6 +100,8 @@ class Driver(Gateway):
             }
             await socket.write_message(json.dumps(request))
             return await asyncio.wait_for(_output(socket, message_id), timeout)
+        except asyncio.TimeoutError as error:  # Python 3.10 has two kinds
+            raise TimeoutError(f"no end of the cell within {timeout} s") from error
         finally:
             socket.close()
             with contextlib.suppress(asyncio.TimeoutError):

@@ -124,6 +124,18 @@ def test_a_thousand_idle_connections_stop_nobody(gateway: Driver) -> None:
             client.close()
 
 
+def test_slow_clients_are_cut_off(new_gateway: Callable[..., Driver]) -> None:
+    options = ["--EgKnativeApp.idle_connection_timeout=1", "--EgKnativeApp.body_timeout=1"]
+    gateway = new_gateway(pool_size=0, options=options)
+    gateway.start()
+    head = b"POST /api/kernels HTTP/1.1\r\nHost: x\r\n"
+    for sent in (b"", head, head + b"Content-Length: 10\r\n\r\n{"):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+            client.sendall(sent)
+            assert client.recv(65536) == b""
+    assert gateway.get("/api/kernels").body == []
+
+
 def test_a_client_that_goes_away_leaves_no_kernel(new_gateway: Callable[..., Driver]) -> None:
     gateway = new_gateway(pool_size=0)
     gateway.start()

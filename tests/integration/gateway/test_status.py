@@ -70,6 +70,14 @@ def test_metrics_are_named_in_the_documentation(gateway: Driver) -> None:
     assert all(name.startswith("eg_knative_") for name in families)
 
 
+def test_enterprise_gateways_own_pages(gateway: Driver) -> None:
+    assert gateway.get("/api").body.keys() == {"version", "gateway_version"}
+    assert gateway.get("/api/swagger.json").body["swagger"] == "2.0"
+    assert "swagger" in gateway.get("/api/swagger.yaml").text
+    for path in ("/healthz", "/readyz"):
+        assert gateway.call("HEAD", path, headers={}).status == 200
+
+
 def test_metrics_can_be_open(new_gateway: Callable[..., Driver]) -> None:
     gateway = new_gateway(pool_size=0, EG_KNATIVE_AUTHENTICATE_PROMETHEUS="false")
     gateway.start()

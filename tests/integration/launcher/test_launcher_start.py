@@ -200,6 +200,23 @@ async def test_a_kernel_that_is_not_ours_may_boot_early(members: Members, ipyker
     assert (await member.ok("POST", "/v1/restart", {}))["started_by"] == "plain"
 
 
+async def test_a_kernel_that_cannot_share_reserved_ports(members: Members, ipykernel_6: str) -> None:
+    program = (
+        "import json, runpy, socket, sys\n"
+        "for name, port in json.load(open(sys.argv[1])).items():\n"
+        "    if name.endswith('_port'):\n"
+        "        with socket.socket() as s: s.bind(('127.0.0.1', port))\n"
+        "sys.argv[1:] = ['-f', sys.argv[1]]\n"
+        "runpy.run_module('ipykernel_launcher', run_name='__main__')"
+    )
+    member = members.start([ipykernel_6, "-c", program, "{connection_file}"])
+    await member.until(lambda beat: beat["state"] == "ready")
+    answer = await member.promote()
+    assert answer["started"] == "fresh"
+    assert "reserved no longer" in (await member.beat())["notice"]
+    assert await (await member.client()).execute("1 + 1") == "2"
+
+
 async def test_a_working_directory_that_is_not_there_is_told(members: Members, ipykernel_6: str) -> None:
     member = members.start(ipykernel(ipykernel_6), kernel={"working_directory": "/no/such/directory"})
     beat = await member.until(lambda beat: beat["state"] == "failed")

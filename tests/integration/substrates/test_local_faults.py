@@ -24,7 +24,7 @@ from eg_knative.substrates import local_log
 from eg_knative.substrates.contract import Member, MemberGone
 from eg_knative.substrates.local import LocalSubstrate
 from eg_knative.substrates.local_nursery import Nursery
-from eg_knative.wire.control import ClaimRequest, LauncherClient
+from eg_knative.wire.control import Beat, ClaimRequest, LauncherClient
 from eg_knative.wire.hold import Hold
 from tests.contract.kernels import evaluate
 
@@ -86,14 +86,18 @@ def nursery_of(member: Member) -> psutil.Process:
     return process
 
 
-async def until_ready(member: Member) -> None:
+async def beat_when(member: Member, state: str) -> Beat:
     client = LauncherClient(address=member.address, token=member.token)
     hold = Hold(client=client, interval=0.5, on_beat=lambda _: None, on_lost=lambda _: None)
     hold.start()
     try:
-        await hold.wait_beat(lambda beat: beat.state == "ready", timeout=PATIENCE)
+        return await hold.wait_beat(lambda beat: beat.state == state, timeout=PATIENCE)
     finally:
         await hold.close()
+
+
+async def until_ready(member: Member) -> None:
+    await beat_when(member, "ready")
 
 
 async def until(condition: Any) -> None:
@@ -121,6 +125,18 @@ async def test_members_of_one_kernelspec_are_forked_from_one_zygote(place: Place
         await until_ready(member)
 
 
+async def test_the_zygote_that_was_asked_longest_ago_makes_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eg_knative.substrates.local_nursery.MAXIMUM_ZYGOTES", 1)
+    substrate = await place.open()
+    first = await substrate.start(specification=specification(), member_name="first")
+    old = nursery_of(first)
+    second = await substrate.start(specification=specification(name="another"), member_name="second")
+    await until(lambda: not old.is_running())
+    assert (first.started_by, second.started_by) == ("fork", "fork")
+    for member in (first, second):
+        await until_ready(member)
+
+
 async def test_a_zygote_that_was_killed_costs_warmth_for_a_while_and_nothing_else(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +156,21 @@ async def test_a_zygote_that_was_killed_costs_warmth_for_a_while_and_nothing_els
     assert place.gone == []
 
 
+async def test_a_zygote_that_hangs_delays_one_start_and_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eg_knative.substrates.local_launchers.FORK_TIMEOUT_SECONDS", 0.3)
+    substrate = await place.open()
+    first = await substrate.start(specification=specification(), member_name="first")
+    hanging = nursery_of(first)
+    hanging.suspend()
+    second = await substrate.start(specification=specification(), member_name="second")
+    assert second.started_by == "exec"
+    assert second.notice is not None
+    assert "did not answer within 0.3 s" in second.notice
+    await until(lambda: not hanging.is_running())
+    for member in (first, second):
+        await until_ready(member)
+
+
 async def test_a_kernel_that_cannot_be_forked_is_started_by_exec_with_the_reason(place: Place, tmp_path: Path) -> None:
     substrate = await place.open()
     refused = await substrate.start(specification=specification(zygote=False), member_name="refused")
@@ -153,9 +184,7 @@ async def test_a_kernel_that_cannot_be_forked_is_started_by_exec_with_the_reason
     assert bare.started_by == "exec"
     assert bare.notice is not None
     assert "ipykernel" in bare.notice
-    await until(lambda: place.gone)
-    assert place.gone[0].name == "bare"
-    assert "ipykernel" in place.gone[0].message
+    assert "ipykernel" in str((await beat_when(bare, "failed")).message)
 
 
 async def test_failures_of_the_zygote_are_tried_again_with_growing_pauses(tmp_path: Path) -> None:

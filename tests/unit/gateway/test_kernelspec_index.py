@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from eg_knative.errors import ConfigurationError, UnknownKernelspecError
-from eg_knative.gateway.kernelspec_index import KernelspecIndex, Snapshot, load_entry
+from eg_knative.gateway.kernelspec_files import load_entry
+from eg_knative.gateway.kernelspec_index import KernelspecIndex, Snapshot
 from eg_knative.gateway.kernelspecs import rest_model
 
 PROXY = {"process_proxy": {"class_name": "eg_knative.processproxies.pooled.PooledProcessProxy"}}

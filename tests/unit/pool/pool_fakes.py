@@ -325,6 +325,8 @@ class FakeSubstrate:
 
     async def start(self, *, specification: KernelSpecification, member_name: str) -> Member:
         self.started.append(member_name)
+        if self.running >= self.capacity:
+            raise LaunchError("The machine is full. Shut kernels down.", reason="quota")
         self._starting.add(member_name)
         self._count()
         try:

@@ -132,3 +132,19 @@ async def test_the_age_of_adopted_members_counts_from_their_start(make_world: Ma
     await world.warm(specification(maximum_age_seconds=60.0), seconds=10)
     assert len(substrate.stopped) == 2
     assert world.count() == {"ready": 2}
+
+
+async def test_a_kernel_that_was_never_heard_outlives_the_next_gateway_too(make_world: MakeWorld) -> None:
+    substrate = await left_behind(size=1)
+    for launcher in substrate.launchers.values():
+        launcher.reachable = False
+    second = World(size=0, substrate=substrate)
+    await second.manager.open()
+    await asyncio.sleep(100)
+    await second.manager.close(shut_down_kernels=False)
+    assert substrate.stopped == []
+    for launcher in substrate.launchers.values():
+        launcher.reachable = True
+    third = make_world(size=0, substrate=substrate)
+    await third.manager.open()
+    assert list(third.manager.kernels) == ["k-0"]

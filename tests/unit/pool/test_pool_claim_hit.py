@@ -57,15 +57,36 @@ async def test_the_member_that_waited_longest_goes_first(make_world: MakeWorld) 
     assert [kernel.member.name] == first
 
 
-async def test_the_place_is_filled_again(make_world: MakeWorld) -> None:
-    world = make_world(size=2)
+async def test_the_place_is_filled_again_when_the_first_cell_has_had_its_time(make_world: MakeWorld) -> None:
+    world = make_world(size=2, refill_delay_seconds=0.2)
+    spec = specification()
+    await world.warm(spec)
+    await world.manager.claim(request(), specification=spec, timeout=10)
+    await asyncio.sleep(0.15)
+    assert world.count() == {"ready": 1, "claimed": 1}
+    await asyncio.sleep(0.1)
+    assert world.count() == {"ready": 1, "booting": 1, "claimed": 1}
+    await asyncio.sleep(2)
+    assert world.count() == {"ready": 2, "claimed": 1}
+
+
+async def test_a_pool_that_is_empty_is_filled_at_once(make_world: MakeWorld) -> None:
+    world = make_world(size=1, refill_delay_seconds=10.0)
     spec = specification()
     await world.warm(spec)
     await world.manager.claim(request(), specification=spec, timeout=10)
     await asyncio.sleep(0.05)
-    assert world.count() == {"ready": 1, "booting": 1, "claimed": 1}
-    await asyncio.sleep(2)
-    assert world.count() == {"ready": 2, "claimed": 1}
+    assert world.count() == {"booting": 1, "claimed": 1}
+
+
+async def test_claims_one_after_the_other_do_not_put_the_refill_off(make_world: MakeWorld) -> None:
+    world = make_world(size=5, refill_delay_seconds=0.5)
+    spec = specification()
+    await world.warm(spec)
+    for _ in range(3):
+        await world.manager.claim(request(), specification=spec, timeout=10)
+        await asyncio.sleep(0.2)
+    assert world.count()["booting"] > 0
 
 
 async def test_the_hit_is_counted_and_told(make_world: MakeWorld) -> None:

@@ -75,12 +75,14 @@ async def test_spec_changed_with_the_pool_behind_the_claim(make_world: MakeWorld
     assert kernel.member.specification_digest == newer.digest
 
 
-async def test_spec_changed_just_before_the_claim(make_world: MakeWorld) -> None:
+@pytest.mark.parametrize("seconds", [None, 0.0, 0.05])
+async def test_spec_changed_just_before_the_claim(make_world: MakeWorld, seconds: float | None) -> None:
     world = make_world(size=1)
     await world.warm(specification())
     newer = specification(env={"NEW": "1"})
     world.manager.set_specifications({"python": newer})
-    await asyncio.sleep(0.05)
+    if seconds is not None:
+        await asyncio.sleep(seconds)
     kernel = await world.manager.claim(request(), specification=newer, timeout=10)
     assert kernel.launch.miss_reason == "spec-changed"
 

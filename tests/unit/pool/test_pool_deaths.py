@@ -148,7 +148,7 @@ async def test_a_failed_restart_is_the_callers_and_can_be_tried_again(make_world
         await kernel.restart(10)
     launcher.reachable = True
     await kernel.restart(10)
-    assert kinds(heard) == ["restarting", "restarting", "restarted"]
+    assert kinds(heard) == ["restarting", "died", "restarting", "restarted"]
 
 
 async def test_shutting_down_ends_the_member_once(make_world: MakeWorld) -> None:
