@@ -102,6 +102,12 @@ def test_another_system_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         host.check()
 
 
+def test_anybody_but_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UnsupportedMachineError, match=r"needs root: run `sudo -E scripts/cluster"):
+        host.check()
+
+
 def test_an_old_or_missing_go_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     go = tmp_path / "go"
     go.write_text("#!/bin/sh\necho go1.19.8\n")
