@@ -69,7 +69,7 @@ def custom_resources(documents: Iterable[Manifest]) -> tuple[list[Manifest], lis
 
 def coredns(*, image: str) -> str:
     """Our own manifest of CoreDNS; upstream's module has none."""
-    text = (Path(__file__).parent / "manifests" / "coredns.yaml").read_text()
+    text = (Path(__file__).parent / "coredns.yaml").read_text()
     return Template(text).substitute(IMAGE=image, ADDRESS=DNS_ADDRESS)
 
 

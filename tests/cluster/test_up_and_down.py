@@ -4,12 +4,14 @@ These take the machine's cluster down. They are `soak`: pytest tests/cluster -m 
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +124,43 @@ def test_down_after_an_up_that_was_killed(down: Cluster, phase: str) -> None:
     down.down()
     assert time.monotonic() - began < 10
     assert _traces(down) == clean
+
+
+@pytest.mark.parametrize(
+    ("step", "delay", "missing"),
+    [
+        ("compile kube-scheduler", 0.5, "bin/*/kube-scheduler"),
+        ("bootstrap the base image", 8.0, "base/*"),
+        ("build image gateway", 4.0, "buildah/built/gateway-*"),
+    ],
+)
+def test_up_after_an_up_that_was_killed_while_it_built(
+    down: Cluster, tmp_path: Path, step: str, delay: float, missing: str
+) -> None:
+    """In a cache of its own, where only what is killed is missing; image builds, the slowest, are left out of the others."""
+    cache = Layout(cache=tmp_path / "eg-knative" / "cluster").cache
+    for part in ("bin", "base", "buildah/built"):
+        shutil.copytree(down.layout.cache / part, cache / part)
+    for path in cache.glob(missing):
+        path.unlink()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-B", "-m", "testcluster", "up", "--prepare-only"]
+    options: dict[str, Any] = {"cwd": REPOSITORY, "env": environment, "text": True}
+    clean = _traces(down)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as killed:
+        assert killed.stderr is not None
+        for line in killed.stderr:
+            if line.partition("] ")[2].partition(" (")[0].strip() == step:
+                time.sleep(delay)
+                break
+        killed.send_signal(signal.SIGKILL)
+        killed.stderr.read()
+    assert _traces(down) == clean
+    done = subprocess.run(command, capture_output=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert f"] {step}" in done.stderr
+    assert _traces(down) == clean
+    assert not list(cache.glob("base/root-*"))
 
 
 def test_up_after_every_process_of_a_running_cluster_was_killed(down: Cluster) -> None:
