@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,13 +20,14 @@ BENCHMARKS = {
     "cells": (200, "a cell through the gateway ÷ by direct ZeroMQ"),
     "loop": (10, "trivial requests/s with 1, 10 and 50 kernels ÷ with none"),
     "restart": (30, "restart in place → result of the next cell on the same WebSocket"),
-    "memory": (8, "idle members per GB ÷ plain ipykernels per GB"),
+    "memory": (28, "idle members per GB ÷ plain ipykernels per GB"),
     "lab": (6, "a real JupyterLab page: notebook opened → idle → first result"),
 }
 
 
 def main(argv: list[str]) -> int:
     options = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the servers too
     console = Console()
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
     missed = []
@@ -70,4 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

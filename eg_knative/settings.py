@@ -14,7 +14,8 @@ from pathlib import Path
 class LocalSettings:
     """The `local` substrate.
 
-    `run_directory`: private (0700) directory of members' sockets, records and logs; the next gateway adopts from it.
+    `run_directory`: private (0700) directory of members' records, logs and, where their paths fit, sockets; the next gateway
+    adopts from it.
     `maximum_processes`: members (each a launcher and its kernel) that may run at once, claimed ones included.
     `minimum_free_memory_bytes`: no member is started for the pool when less than this is available.
     `unclaimed_timeout_seconds`, `abandoned_timeout_seconds`: a launcher that no gateway holds ends itself after so long,

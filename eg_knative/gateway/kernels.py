@@ -26,7 +26,8 @@ from eg_knative.gateway.foreign import start_foreign
 from eg_knative.gateway.kernelspec_files import KernelspecEntry, proxy_class_name
 from eg_knative.gateway.kernelspec_index import KernelspecIndex
 from eg_knative.gateway.managed_kernel import ManagedKernel
-from eg_knative.gateway.relay import KernelRelay, Relays
+from eg_knative.gateway.relay import KernelRelay
+from eg_knative.gateway.relays import Relays
 from eg_knative.gateway.warm_kernel import WarmKernelManager, utc_now
 from eg_knative.pool.claims import ClaimedKernel
 from eg_knative.pool.events import KernelEvent

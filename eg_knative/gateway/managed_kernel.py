@@ -15,8 +15,9 @@ from typing import Any
 import zmq
 from jupyter_server._tz import utcnow
 
-from eg_knative.gateway.relay import KernelRelay, Relays
+from eg_knative.gateway.relay import KernelRelay
 from eg_knative.gateway.relayed_kernel import RelayedKernel
+from eg_knative.gateway.relays import Relays
 from eg_knative.wire.channels import ChannelSet
 from eg_knative.wire.control import ConnectionInfo
 

@@ -21,7 +21,7 @@ from eg_knative.gateway import response_manager
 from eg_knative.gateway.kernels import GatewayKernels
 from eg_knative.gateway.kernelspec_index import KernelspecIndex
 from eg_knative.gateway.metrics import Metrics
-from eg_knative.gateway.relay import Relays
+from eg_knative.gateway.relays import Relays
 from eg_knative.gateway.web_app import make_http_server, make_web_app
 from eg_knative.processproxies import base as proxies
 from eg_knative.runtime import Runtime

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eg_knative.wire.channels import Pending
 from eg_knative.wire.jupyter_messages import Message, compose
+from eg_knative.wire.outgoing import Pending
 
 Entry = tuple[str, Message]
 

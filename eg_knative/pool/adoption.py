@@ -12,10 +12,14 @@ import logging
 from collections.abc import Callable
 
 from eg_knative.errors import EgKnativeError, LaunchError
+from eg_knative.pool.boots import CONNECTION_TIMEOUT_SECONDS, Boots
 from eg_knative.pool.claims import ClaimedKernel, LaunchReport
+from eg_knative.pool.ending import Ending
 from eg_knative.pool.events import PoolEvent
-from eg_knative.pool.keeper import CONNECTION_TIMEOUT_SECONDS, Clock, Keeper
+from eg_knative.pool.hearing import Hearing
 from eg_knative.pool.member import MemberState, PoolMember
+from eg_knative.pool.pacing import Clock
+from eg_knative.pool.preparing import Preparer
 from eg_knative.pool.roster import Roster
 from eg_knative.substrates.contract import Member
 from eg_knative.wire.control import Beat, ClaimRecord
@@ -35,7 +39,10 @@ class Adopter:
         self,
         *,
         roster: Roster,
-        keeper: Keeper,
+        boots: Boots,
+        hearing: Hearing,
+        ending: Ending,
+        preparer: Preparer,
         kernels: dict[str, ClaimedKernel],
         clock: Clock,
         wall: Clock,
@@ -43,7 +50,10 @@ class Adopter:
         emit: Callable[[PoolEvent], None],
     ) -> None:
         self._roster = roster
-        self._keeper = keeper
+        self._boots = boots
+        self._hearing = hearing
+        self._ending = ending
+        self._preparer = preparer
         self._kernels = kernels
         self._clock = clock
         self._wall = wall
@@ -61,7 +71,7 @@ class Adopter:
             reserved=True,
         )
         self._roster.add(entry)
-        self._keeper.connect(entry, member)
+        self._hearing.connect(entry, member)
         return entry
 
     async def adopt(self, entry: PoolMember) -> None:
@@ -71,7 +81,7 @@ class Adopter:
             return
         if beat.state != "claimed":
             entry.reserved = False
-            self._keeper.resume(entry, timeout=self._boot_timeout)
+            self._boots.resume(entry, timeout=self._boot_timeout)
             if entry.boot is not None and beat.state == "ready":  # its channels are prepared within milliseconds
                 await asyncio.wait({entry.boot})
             return
@@ -80,7 +90,7 @@ class Adopter:
         except EgKnativeError as error:
             logger.warning("The kernel of %s could not be taken over: %s", entry.name, error.message)
             if entry.state is MemberState.BOOTING:
-                self._keeper.release(entry)
+                self._ending.release(entry)
 
     async def _first_beat(self, entry: PoolMember) -> Beat | None:
         """None: the member ended before it was heard."""
@@ -91,7 +101,7 @@ class Adopter:
             except EgKnativeError:  # noqa: PERF203 - once a minute
                 logger.warning("%s lives, its substrate says, and does not answer yet", entry.name)
         if entry.state is MemberState.BOOTING:
-            self._keeper.retire(entry, reason="failed", message=entry.gone.message if entry.gone else None)
+            self._ending.retire(entry, reason="failed", message=entry.gone.message if entry.gone else None)
         return None
 
     async def _adopt_kernel(self, entry: PoolMember) -> None:
@@ -114,12 +124,12 @@ class Adopter:
             boot_id=answer.boot_id,
             kernel_generation=answer.kernel_generation,
             launch=_report(claim),
-            remove=self._keeper.remove,
+            remove=self._ending.remove,
         )
         self._kernels[claim.kernel_id] = kernel
         self._emit(PoolEvent(kind="adopted", kernelspec=entry.kernelspec, member=entry.name))
         try:
-            await self._keeper.prepare(entry, answer.connection, timeout=PREPARE_SECONDS)
+            await self._preparer.prepare(entry, answer.connection, timeout=PREPARE_SECONDS)
         except LaunchError:
             logger.info("The channels of %s are not prepared: its kernel is busy or does not answer", entry.name)
         if entry.farewell is None:

@@ -3,8 +3,8 @@
 The hot path is memory and one HTTP call: pop the member that waits longest, promote it, change the key of its channels.
 Everything else is what happens when that cannot be had:
 
-- a member that cannot be promoted (unreachable, dying, somebody else's) is given up and the next one tried, a few
-  times;
+- a member that cannot be promoted (unreachable, dying, somebody else's: `promotion`) is given up and the next one tried,
+  a few times;
 - a refusal that is the request's fault (no such directory, bad environment) leaves the member ready and is raised as
   BadRequestError;
 - without a ready member it waits for a boot, or starts one (`launching`).
@@ -16,37 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 
-from eg_knative.errors import (
-    AlreadyClaimedError,
-    BadRequestError,
-    DuplicateKernelError,
-    EgKnativeError,
-    LauncherError,
-    LauncherRefusedError,
-    LaunchError,
-    LauncherUnreachableError,
-)
+from eg_knative.errors import DuplicateKernelError, EgKnativeError, LaunchError
 from eg_knative.pool.claims import ClaimedKernel, LaunchReport
+from eg_knative.pool.ending import Ending
 from eg_knative.pool.events import MissReason, PoolEvent
-from eg_knative.pool.expectations import Expectations
-from eg_knative.pool.keeper import Clock, Keeper
-from eg_knative.pool.launching import CLEAN_UP_SECONDS, Claim, Launches, stopping
+from eg_knative.pool.launching import Launches
 from eg_knative.pool.member import MemberState, PoolMember
+from eg_knative.pool.pacing import Clock
+from eg_knative.pool.promotion import Promoter
 from eg_knative.pool.roster import KernelspecPool, Roster
+from eg_knative.pool.serving import Claim, Gate
 from eg_knative.specification import KernelSpecification
-from eg_knative.substrates.contract import Substrate
 from eg_knative.wire.control import ClaimRecord, ClaimRequest, Promotion
 
-PROMOTE_TIMEOUT_SECONDS = 5.0
-"""A running kernel takes its identity within milliseconds; a launcher that says nothing for so long is given up."""
-
 READY_MEMBERS_TRIED = 4
-USERS_FAULT = frozenset({"bad_request", "body_too_large", "working_directory_missing", "bad_environment", "bad_kernel_id"})
-"""Refusals that leave a member as it was (docs/launcher-protocol.md, 400, 413 and 422)."""
-
-KERNELS_FAULT = frozenset({"kernel_failed", "kernel_timeout"})
 
 
 class Claimer:
@@ -55,49 +40,33 @@ class Claimer:
     def __init__(
         self,
         *,
-        substrates: Mapping[str, Substrate],
-        roster: Roster,
-        keeper: Keeper,
-        expectations: Expectations,
+        substrates: Collection[str],
         kernels: dict[str, ClaimedKernel],
+        roster: Roster,
+        launches: Launches,
+        promoter: Promoter,
+        ending: Ending,
+        gate: Gate,
         clock: Clock,
-        concurrent_launches: int,
         size: int,
         emit: Callable[[PoolEvent], None],
         changed: Callable[[], None],
-        prepares: bool,
     ) -> None:
         self._substrates = substrates
-        self._roster = roster
-        self._keeper = keeper
         self._kernels = kernels
+        self._roster = roster
+        self._launches = launches
+        self._promoter = promoter
+        self._ending = ending
+        self._gate = gate
         self._clock = clock
-        self._launches = Launches(
-            substrates=substrates,
-            roster=roster,
-            keeper=keeper,
-            expectations=expectations,
-            clock=clock,
-            concurrent_launches=concurrent_launches,
-        )
         self._size = size
         self._emit = emit
         self._changed = changed
-        self._prepares = prepares
         self._under_way: set[str] = set()
-        self._closed = True
         self.drained = asyncio.Event()
         """Set while no claim is under way."""
         self.drained.set()
-
-    @property
-    def closed(self) -> bool:
-        """No claim is taken, and none is handed over any more."""
-        return self._closed
-
-    @closed.setter
-    def closed(self, closed: bool) -> None:
-        self._closed = self._launches.closed = closed
 
     async def claim(self, request: ClaimRequest, *, specification: KernelSpecification, timeout: float) -> ClaimedKernel:
         """Serve one claim within `timeout` seconds; see PoolManager.claim."""
@@ -123,8 +92,7 @@ class Claimer:
         return kernel
 
     def _admit(self, request: ClaimRequest, specification: KernelSpecification) -> None:
-        if self.closed:
-            raise stopping()
+        self._gate.check()
         if request.kernel_id in self._kernels or request.kernel_id in self._under_way:
             raise DuplicateKernelError(
                 f"A kernel with the id {request.kernel_id} exists. Leave KERNEL_ID out, or choose another.", field="KERNEL_ID"
@@ -142,13 +110,13 @@ class Claimer:
             if entry is None:
                 break
             claim.phases["queue"] = self._clock() - claim.began
-            promotion = await self._promote(pool, claim, entry)
+            promotion = await self._promoter.promote(pool, claim, entry)
             if promotion is not None:
                 return entry, promotion, None
         miss = self._miss_reason(pool, claim.specification)
         entry = await self._launches.wait_for_boot(pool, claim) or await self._launches.launch(claim)
         claim.phases["queue"] = self._clock() - claim.began
-        promotion = await self._promote(pool, claim, entry)
+        promotion = await self._promoter.promote(pool, claim, entry)
         if promotion is None:
             raise LaunchError(f"The kernel {pool.name} started, and was lost before it could be handed over. Try again.")
         return entry, promotion, miss
@@ -168,71 +136,6 @@ class Claimer:
         if pool.allocation.limited_by is not None and pool.allocation.wanted == 0:
             return "quota"
         return "empty"
-
-    # -- promotion ------------------------------------------------------------------------------------------------
-
-    async def _promote(self, pool: KernelspecPool, claim: Claim, entry: PoolMember) -> Promotion | None:
-        """Promote a reserved member, and have its channels ready. None: this member cannot be had, try another.
-
-        Raises BadRequestError (the member is ready as before), LaunchError. Every other way out retires the member.
-        """
-        assert entry.client is not None
-        claim.had_kernel = entry.warm
-        quick = claim.had_kernel and not claim.sets_any(claim.specification.pool.import_time_variables)
-        remaining = claim.remaining(self._clock())
-        began = self._clock()
-        try:
-            promotion = await entry.client.promote(
-                claim.request, timeout=min(remaining, PROMOTE_TIMEOUT_SECONDS) if quick else remaining
-            )
-            claim.phases["promote"] = self._clock() - began
-            if self._prepares:
-                await self._prepare(claim, entry, promotion)
-        except LauncherRefusedError as error:
-            if error.reason in USERS_FAULT:
-                if entry.state is MemberState.READY and not entry.for_claim:
-                    pool.put_back(entry)
-                else:
-                    await self._removed(entry, error.message)
-                raise BadRequestError(error.message, field=error.field, reason=error.reason) from error
-            self._keeper.retire(entry, reason="failed", message=error.message)
-            if error.reason in KERNELS_FAULT:
-                await self._removed(entry, error.message)
-                raise LaunchError(f"The kernel {pool.name} could not be started: {error.message}", reason=error.reason) from error
-        except AlreadyClaimedError:
-            if entry.state is MemberState.READY:
-                self._keeper.release(entry)
-        except LauncherError as error:
-            self._keeper.retire(entry, reason="failed", message=error.message)
-            if not quick and isinstance(error, LauncherUnreachableError) and claim.remaining(self._clock()) <= 0:
-                await self._removed(entry, error.message)
-                raise claim.too_late() from error
-        except LaunchError as error:
-            await self._removed(entry, error.message)
-            raise
-        except BaseException:
-            self._keeper.retire(entry, reason="cancelled")
-            raise
-        else:
-            if entry.state is MemberState.READY and not self.closed:
-                return promotion
-            self._keeper.retire(entry, reason="cancelled")
-            if self.closed:
-                raise stopping()
-        return None
-
-    async def _removed(self, entry: PoolMember, message: str) -> None:
-        """Retire a member and wait, for a bounded time, until its last trace is gone."""
-        await asyncio.wait({self._keeper.retire(entry, reason="failed", message=message)}, timeout=CLEAN_UP_SECONDS)
-
-    async def _prepare(self, claim: Claim, entry: PoolMember, promotion: Promotion) -> None:
-        """Channels of a kernel that went on running get the new key; those of a new process are made anew."""
-        began = self._clock()
-        if entry.channels is not None and claim.had_kernel and promotion.started == "running":
-            entry.channels.rekey(promotion.connection)
-        else:
-            await self._keeper.prepare(entry, promotion.connection, timeout=claim.remaining(began))
-        claim.phases["prepare"] = self._clock() - began
 
     def _hand_over(
         self, pool: KernelspecPool, claim: Claim, entry: PoolMember, promotion: Promotion, miss: MissReason | None
@@ -273,7 +176,7 @@ class Claimer:
                 boot_phases=dict(entry.phases),
                 at=time.time(),
             ),
-            remove=self._keeper.remove,
+            remove=self._ending.remove,
         )
         kernel.channels, entry.channels = entry.channels, None
         entry.kernel = kernel

@@ -12,50 +12,17 @@ import asyncio
 from collections.abc import Mapping
 from typing import Literal
 
-from eg_knative.errors import LaunchError, LaunchTimeoutError
+from eg_knative.errors import LaunchError
+from eg_knative.pool.boots import Boots
+from eg_knative.pool.ending import Ending
 from eg_knative.pool.expectations import Expectations
-from eg_knative.pool.keeper import Clock, Keeper
 from eg_knative.pool.member import MemberState, PoolMember
+from eg_knative.pool.pacing import Clock
 from eg_knative.pool.roster import KernelspecPool, Roster
-from eg_knative.specification import KernelSpecification
+from eg_knative.pool.serving import CLEAN_UP_SECONDS, Claim, Gate
 from eg_knative.substrates.contract import Substrate
-from eg_knative.wire.control import ClaimRequest
 
 SHORTEST_PATIENCE_SECONDS = 3.0
-CLEAN_UP_SECONDS = 5.0
-"""A failed launch waits so long for what it made to be gone before it is reported; the cleaning goes on in any case."""
-
-
-class Claim:
-    """One claim while it is served: its request, its deadline, the seconds of each phase."""
-
-    def __init__(self, *, request: ClaimRequest, specification: KernelSpecification, began: float, timeout: float) -> None:
-        self.request = request
-        self.specification = specification
-        self.began = began
-        self.timeout = timeout
-        self.phases: dict[str, float] = {}
-        self.had_kernel = False
-
-    def remaining(self, now: float) -> float:
-        """Seconds that are left; negative when it is too late."""
-        return self.began + self.timeout - now
-
-    def sets_any(self, variables: tuple[str, ...]) -> bool:
-        """The request sets one of these environment variables."""
-        return any(name in self.request.env for name in variables)
-
-    def too_late(self) -> LaunchTimeoutError:
-        """The error for a claim whose time is over."""
-        return LaunchTimeoutError(
-            f"The kernel {self.specification.name} was not ready within {self.timeout:g} s. Try again, or raise its"
-            " launch_timeout_seconds."
-        )
-
-
-def stopping() -> LaunchError:
-    """The error for a claim that meets a gateway that is being stopped."""
-    return LaunchError("The gateway is stopping and starts no kernels. Try again in a moment.", reason="stopping")
 
 
 class Launches:
@@ -66,18 +33,21 @@ class Launches:
         *,
         substrates: Mapping[str, Substrate],
         roster: Roster,
-        keeper: Keeper,
+        boots: Boots,
+        ending: Ending,
+        gate: Gate,
         expectations: Expectations,
         clock: Clock,
         concurrent_launches: int,
     ) -> None:
         self._substrates = substrates
         self._roster = roster
-        self._keeper = keeper
+        self._boots = boots
+        self._ending = ending
+        self._gate = gate
         self._expectations = expectations
         self._clock = clock
         self._slots = asyncio.Semaphore(concurrent_launches)
-        self.closed = True
 
     async def wait_for_boot(self, pool: KernelspecPool, claim: Claim) -> PoolMember | None:
         """The oldest booting member of the pool once it is ready, reserved for this claim; None when there is none
@@ -109,7 +79,7 @@ class Launches:
             try:
                 await asyncio.wait({entry.boot})
             except BaseException:
-                self._keeper.retire(entry, reason="cancelled")
+                self._ending.retire(entry, reason="cancelled")
                 raise
         finally:
             self._slots.release()
@@ -131,10 +101,9 @@ class Launches:
         self._expectations.expect_start(name=place, group=substrate.name)
         try:
             if full and (spare := self._least_missed(substrate.name)) is not None:
-                await asyncio.wait({self._keeper.retire(spare, reason="evicted")}, timeout=CLEAN_UP_SECONDS)
-            if self.closed:
-                raise stopping()
-            return self._keeper.start(specification, timeout=max(0.001, claim.remaining(self._clock())), for_claim=True)
+                await asyncio.wait({self._ending.retire(spare, reason="evicted")}, timeout=CLEAN_UP_SECONDS)
+            self._gate.check()
+            return self._boots.start(specification, timeout=max(0.001, claim.remaining(self._clock())), for_claim=True)
         finally:
             self._expectations.start_observed(place)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+Clock = Callable[[], float]
+"""Monotonic seconds, unless the parameter says otherwise."""
+
 
 class TokenBucket:
     """At most `rate` starts per second on average, and `burst` at once. `clock`: monotonic seconds."""
 
-    def __init__(self, *, rate: float, burst: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, rate: float, burst: float, clock: Clock) -> None:
         self._rate = rate
         self._burst = max(1.0, burst)
         self._clock = clock

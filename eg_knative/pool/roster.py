@@ -7,7 +7,7 @@ back-off, the last allocation. It does no I/O and starts nothing.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from eg_knative.pool.events import MissReason
 from eg_knative.pool.history import ClaimHistory
@@ -127,6 +127,22 @@ class Roster:
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.pools: dict[str, KernelspecPool] = {}
+        self._all_named = False
+
+    def serve_all(self, specifications: Mapping[str, KernelSpecification]) -> None:
+        """Say what is served, all of it; from then on no claim names a kernelspec."""
+        self._all_named = True
+        for name in {*specifications, *self.pools}:
+            self.pool(name).serve(specifications.get(name))
+
+    def serve_claimed(self, specification: KernelSpecification) -> None:
+        """A claim names a kernelspec: it is served, unless somebody says what is."""
+        if not self._all_named and self.pool(specification.name).specification is not specification:
+            self.pool(specification.name).serve(specification)
+
+    def named(self) -> list[KernelspecPool]:
+        """The pools that can be judged: found members of a kernelspec that nobody has named yet wait."""
+        return [pool for pool in self.pools.values() if self._all_named or pool.specification is not None]
 
     def pool(self, kernelspec: str) -> KernelspecPool:
         """The pool of that name, made when it is new."""

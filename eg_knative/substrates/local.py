@@ -46,7 +46,7 @@ class LocalSubstrate:
 
     def __init__(self, *, settings: LocalSettings, environment: Mapping[str, str] | None = None) -> None:
         self._settings = settings
-        self._run_directory = RunDirectory(settings.run_directory)
+        self._run_directory = RunDirectory(settings.run_directory, environment=environment)
         self._nursery = Nursery(log_path=self._run_directory.nursery_log)
         self._starter = LauncherStarter(
             settings=settings,
@@ -55,6 +55,7 @@ class LocalSubstrate:
             working_directory=_current_directory(),
             new_address=self._run_directory.new_address,
         )
+        self._memory = local_room.MemoryGauge()
         self._secret: bytes | None = None
         self._gone: GoneListener | None = None
         self._members: dict[str, LocalMember] = {}
@@ -128,7 +129,7 @@ class LocalSubstrate:
         return local_room.room(
             running=len(self._members),
             maximum=self._settings.maximum_processes,
-            available_bytes=local_room.available_bytes(),
+            available_bytes=self._memory.available_bytes(),
             minimum_free_bytes=self._settings.minimum_free_memory_bytes,
         )
 

@@ -1,12 +1,7 @@
 """The run directory: the one place on disk where local members are, and the right of one gateway to it.
 
-    RUN_DIRECTORY/          0700 lock                held with flock by the gateway that owns the directory; holds
-    its process id secret              0600, 32 random bytes; members' tokens are derived from it, so it survives
-    restarts nursery.log         output of the zygotes s/XXXXXXXX          launchers' control sockets, apart from
-    their members because a socket's path is limited to 107 bytes members/NAME/       0700: member.json,
-    launcher.log, connection/
-
-It does not protect members from programs of the same user: local kernels run as the gateway's own.
+Its parts are listed in docs/local-substrate.md. It does not protect members from programs of the same user: local
+kernels run as the gateway's own.
 """
 
 from __future__ import annotations
@@ -17,44 +12,42 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from eg_knative.errors import ConfigurationError
-
-SOCKET_PATH_LIMIT = 107
-"""Bytes in a Unix socket's path on Linux (unix(7): 108 with the closing NUL)."""
+from eg_knative.substrates.local_sockets import SOCKET_NAME_BYTES, sockets_directory
 
 _SECRET_BYTES = 32
-_SOCKET_NAME_BYTES = 6
 
 
 class RunDirectory:
-    """Open it before use, close it at the end. Blocking, for short file operations; whoever scans or deletes uses a thread."""
+    """Open it before use, close it at the end. Blocking, for short file operations; whoever scans or deletes uses a thread.
 
-    def __init__(self, path: Path) -> None:
+    `environment`: the gateway's own, whose XDG_RUNTIME_DIR may hold the sockets; None: this process's.
+    """
+
+    def __init__(self, path: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self.path = Path(os.path.abspath(path.expanduser()))
         self.members = self.path / "members"
         self.sockets = self.path / "s"
+        """Where the control sockets are. Settled by `open`: elsewhere when this path is too long for a socket."""
         self.nursery_log = self.path / "nursery.log"
+        self._environment = environment
         self._lock: int | None = None
 
     def open(self) -> bytes:
         """Create or check the directory, take it for this process, and return its secret.
 
-        Raises ConfigurationError: somebody else's, open to others, path too long, in use by another gateway, not
-        writable.
+        Raises ConfigurationError: somebody else's, open to others, in use by another gateway, not writable, no place for
+        the sockets.
         """
-        length = len(os.fsencode(self._socket_path("0" * 2 * _SOCKET_NAME_BYTES)))
-        if length > SOCKET_PATH_LIMIT:
-            raise self._error(
-                f"is too long by {length - SOCKET_PATH_LIMIT} bytes: the sockets in it would have paths of {length} bytes,"
-                f" and {SOCKET_PATH_LIMIT} is the limit. Choose a shorter path."
-            )
         try:
+            sockets = sockets_directory(self.path, environment=os.environ if self._environment is None else self._environment)
             _private(self.path)
             self._take()
-            for directory in (self.members, self.sockets):
-                _private(directory)
+            _private(self.members)
+            self._make(sockets)
             return self._secret()
         except OSError as error:
             self.close()
@@ -66,12 +59,16 @@ class RunDirectory:
     def close(self) -> None:
         """Let another gateway have the directory. Idempotent."""
         if self._lock is not None:
+            if self.sockets.parent != self.path:
+                with contextlib.suppress(OSError):  # Members that live on have their sockets in it.
+                    self.sockets.rmdir()
+                self.sockets = self.path / "s"
             os.close(self._lock)
             self._lock = None
 
     def new_address(self) -> str:
         """A fresh control address. Random, so that a launcher given up for lost never meets its successor."""
-        return f"unix:{self._socket_path(secrets.token_hex(_SOCKET_NAME_BYTES))}"
+        return f"unix:{self.sockets / secrets.token_hex(SOCKET_NAME_BYTES)}"
 
     def make_member(self, name: str) -> Path:
         """The new, empty directory of a member. Raises FileExistsError, OSError."""
@@ -97,8 +94,19 @@ class RunDirectory:
         for address in addresses:
             Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
-    def _socket_path(self, name: str) -> Path:
-        return self.sockets / name
+    def _make(self, sockets: Path) -> None:
+        if sockets.parent == self.path:
+            _private(sockets)
+            return
+        # Its name can be guessed, and others may write beside it: what is there already may be a trap.
+        with contextlib.suppress(FileExistsError):
+            sockets.mkdir(mode=0o700)
+        if (problem := _problem(sockets, kind=stat.S_IFDIR)) is not None:
+            raise self._error(
+                f"is so long that its control sockets belong in {sockets}, and that {problem}. Have it removed, or choose a"
+                " run directory with a shorter path (--run-directory, EG_KNATIVE_RUN_DIRECTORY)."
+            )
+        self.sockets = sockets  # Not before: `close` removes what is named here.
 
     def _take(self) -> None:
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -118,7 +126,7 @@ class RunDirectory:
         if not path.exists():
             # Written whole under another name: a gateway that is killed in between leaves no half secret.
             write_private(path, secrets.token_bytes(_SECRET_BYTES))
-        _check_private(path)
+        _check_private(path, kind=stat.S_IFREG)
         secret = path.read_bytes()
         if len(secret) != _SECRET_BYTES:
             raise self._error("holds a file named secret that is not one of ours. Remove it, or choose another directory.")
@@ -145,18 +153,27 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def _private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_private(directory)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700, parents=True)
+    _check_private(directory, kind=stat.S_IFDIR)
 
 
-def _check_private(path: Path) -> None:
+def _check_private(path: Path, *, kind: int) -> None:
+    problem = _problem(path, kind=kind)
+    if problem is not None:
+        remedy = f"Choose another path, or make it yours alone (chmod go= {path})."
+        raise ConfigurationError(f"{path} {problem}. {remedy}", field="run_directory")
+
+
+def _problem(path: Path, *, kind: int) -> str | None:
+    """Why `path` is not this user's own directory or file (`kind`, as in stat.S_IFDIR), or None."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        problem = "is a symbolic link. Give the path that it points to."
-    elif status.st_uid != os.geteuid():
-        problem = f"belongs to user {status.st_uid}, not to this one ({os.geteuid()}). Choose another directory."
-    elif status.st_mode & 0o077:
-        problem = f"is open to other users (mode {stat.S_IMODE(status.st_mode):04o}). Close it with chmod go= {path}"
-    else:
-        return
-    raise ConfigurationError(f"{path} {problem}", field="run_directory")
+        return "is a symbolic link"
+    if stat.S_IFMT(status.st_mode) != kind:
+        return "is not a directory" if kind == stat.S_IFDIR else "is not a file"
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}, not to this one ({os.geteuid()})"
+    if status.st_mode & 0o077:
+        return f"is open to other users (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None

@@ -93,7 +93,9 @@ class LauncherStarter:
                 zygote = await self._nursery.zygote(specification=specification, env=env)
                 # Not to be interrupted half-way: a launcher whose process id nobody knows could not be ended.
                 fork = zygote.fork_launcher(config=configuration, log_fd=descriptor, timeout_seconds=FORK_TIMEOUT_SECONDS)
-                return Started(pid=await _whole(fork), address=address, started_by="fork", notice=None)
+                return Started(
+                    pid=await _whole(fork), address=address, started_by="fork", notice=" ".join(zygote.notices) or None
+                )
             except NoWarmStartError as error:
                 notice = f"Not forked from a zygote: {error}"
             except ZygoteError as error:

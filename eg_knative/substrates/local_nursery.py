@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -131,17 +132,25 @@ class Nursery:
     ) -> Zygote:
         descriptor = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            zygote = await Zygote.start(
+            start = functools.partial(
+                Zygote.start,
                 python=python,
                 env=env,
                 cwd="/",
-                pre_import=specification.pool.pre_import,
                 log_fd=descriptor,
                 role="nursery",
                 on_exit=self._note_exit,
                 on_death=lambda why: self._died(nest, why),
                 timeout_seconds=START_TIMEOUT_SECONDS,
             )
+            try:
+                zygote = await start(pre_import=specification.pool.pre_import)
+            except ZygoteError as error:
+                if not specification.pool.pre_import:
+                    raise
+                # One of them ends the process, hangs or starts a thread. A fork without them is still the faster start.
+                zygote = await start(pre_import=())
+                zygote.notices += (f"No module of pre_import was imported ahead: {error}",)
         except ZygoteError as error:
             self._blame(nest, f"No zygote: {error}")
             log.warning("No zygote for kernelspec %s: %s", specification.name, error)

@@ -1,7 +1,14 @@
-"""How many more members this machine takes: a pure decision, and the reading of memory that it needs."""
+"""How many more members this machine takes: a pure decision, and the reading of memory that it needs.
+
+The decision is asked for whenever the pool wakes, the reading is of files of the system's: `MemoryGauge` bounds how often
+they are read. It does not promise that memory which was taken since the last reading is seen; the count of members, which
+is handed to `room` each time, is always that of now.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -11,6 +18,9 @@ from eg_knative.substrates.contract import Room
 MEMBER_BYTES = 96 * 1024**2
 """What one more member is expected to use at most while idle: 87 to 89 MiB (PSS) for a plain ipykernel with pandas, 39 MiB
 for one forked from a zygote, and its launcher."""
+
+READING_KEPT_SECONDS = 0.5
+"""A kernel that boots takes its memory over about as long, so that a newer reading would say little more."""
 
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -47,3 +57,21 @@ def available_bytes() -> int:
     except (OSError, ValueError):  # no such group, or "max": no limit
         return machine
     return min(machine, max(0, limit - used + reclaimable))
+
+
+class MemoryGauge:
+    """`available_bytes`, read at most once in READING_KEPT_SECONDS. `clock`: monotonic seconds; both are for tests."""
+
+    def __init__(self, *, read: Callable[[], int] = available_bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._clock = clock
+        self._value = 0
+        self._read_at: float | None = None
+
+    def available_bytes(self) -> int:
+        """Bytes that could be used without swapping when they were last read."""
+        now = self._clock()
+        if self._read_at is None or now - self._read_at >= READING_KEPT_SECONDS:
+            self._value = self._read()
+            self._read_at = now
+        return self._value

@@ -87,6 +87,8 @@ class _Kernel:
         """Run until the kernel is shut down."""
         IOLoop.current().add_callback(self._begin)
         self._app.start()
+        # Its successor may take the ports now; exit handlers and open files take the time they need.
+        self._app.leave()
 
     async def _begin(self) -> None:
         """First thing on the kernel's own loop: what it takes to be of use."""

@@ -7,6 +7,7 @@ are made as ever and their binding is kept for later, each on the thread that by
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import errno
 import os
@@ -99,6 +100,11 @@ class DeferredKernelApp(IPKernelApp):  # type: ignore[misc]
         _on_loop(control_loop, self.debug_shell_socket.connect, endpoint)
         IPKernelApp.init_heartbeat(self)
         self._wait_for_heartbeat()
+
+    def leave(self) -> None:
+        """Close all channels now; ipykernel does it last of all, when exit handlers have run."""
+        atexit.unregister(self.close)
+        self.close()
 
     def _bind(self, sock: Any, port: int) -> None:
         deadline = time.monotonic() + _BIND_SECONDS

@@ -175,7 +175,7 @@ class Launcher:
         async with place.lock:
             idle = status.kernel_state == "idle"
             status.set_kernel_state("restarting")
-            await place.stop(ask=idle)
+            await place.stop(ask=True, busy=not idle)
             stopped = time.perf_counter()
             try:
                 await place.restart()

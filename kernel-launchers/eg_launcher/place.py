@@ -34,8 +34,12 @@ from eg_launcher.zygote_client import Zygote, interpreter_of
 log = logging.getLogger("eg_launcher")
 
 _RESTART_WINDOW_SECONDS = 60.0
-# Long enough for quick atexit handlers, short enough that nobody waits for libzmq's farewells.
-_GRACEFUL_SECONDS = 0.03
+# How long a kernel that is asked to end may keep its ports: an idle one, and one whose cell was interrupted first.
+_IDLE_LEAVES_WITHIN_SECONDS = 2.0
+_BUSY_LEAVES_WITHIN_SECONDS = 0.3
+# How long it may go on without them, for exit handlers and open files, while its successor serves. As jupyter_client waits.
+_FAREWELL_SECONDS = 5.0
+_PORTS_LOOKED_AT_EVERY_SECONDS = 0.002
 _ACTIVATE_SECONDS = 5.0
 
 
@@ -136,17 +140,43 @@ class KernelPlace:
         status.set_kernel_state("idle")
         self._tasks.spawn(self._watch(kernel, status.generation), f"watch kernel {status.generation}")
 
-    async def stop(self, *, ask: bool) -> None:
-        """End the present kernel: asked if it is idle, and killed if it has not gone at once."""
+    async def stop(self, *, ask: bool, busy: bool = False) -> None:
+        """Free the place. `ask`: the kernel is asked to end (`busy`: after an interrupt) and may finish in the background what it
+        does at exit, once its ports are free; killed if it does not let go of them. Else it is killed at once."""
         kernel, self.kernel = self.kernel, None
         if kernel is None:
             return
-        if self.channels is not None and ask and kernel.alive:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await self.channels.ask(kind="shutdown_request", content={"restart": True})
-                await asyncio.wait_for(asyncio.shield(kernel.exited), _GRACEFUL_SECONDS)
-        await kernel.kill()
+        left = self.channels is not None and ask and kernel.alive and await self._leaves(kernel, busy=busy)
         await self._close_channels()
+        if left:
+            self._tasks.spawn(self._see_off(kernel), f"end of kernel process {kernel.pid}")
+        else:
+            await kernel.kill()
+
+    async def _leaves(self, kernel: KernelProcess, *, busy: bool) -> bool:
+        """Ask the kernel to end; whether it let go of its ports in time."""
+        assert self.channels is not None
+        if busy and self.config.kernel.interrupt_mode == "signal":
+            kernel.signal(signal.SIGINT)
+        deadline = time.monotonic() + (_BUSY_LEAVES_WITHIN_SECONDS if busy else _IDLE_LEAVES_WITHIN_SECONDS)
+        try:
+            await self.channels.ask(kind="shutdown_request", content={"restart": True})
+        except asyncio.TimeoutError:
+            return False
+        while time.monotonic() < deadline:
+            if self.reservation.unheard():
+                return True
+            await asyncio.wait({kernel.exited}, timeout=_PORTS_LOOKED_AT_EVERY_SECONDS)
+        return False
+
+    async def _see_off(self, kernel: KernelProcess) -> None:
+        """Wait for a kernel that has left its place; then end it and what it left in its group."""
+        try:
+            await asyncio.wait({kernel.exited}, timeout=_FAREWELL_SECONDS)
+            await kernel.kill()
+        finally:
+            kernel.signal(signal.SIGKILL)
+            kernel.release()
 
     async def restart(self) -> None:
         """With the spare, if there is one. Raises KernelStartError."""

@@ -19,10 +19,11 @@ class PortReservation:
     def __init__(self, *, ip: str, wanted: Sequence[int]) -> None:
         """Reserve them; 0 picks one. Raises ConfigurationError when an address cannot be bound."""
         self._sockets: list[socket.socket] = []
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        self._ip = ip
+        self._family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         try:
             for index, port in enumerate(wanted):
-                sock = socket.socket(family, socket.SOCK_STREAM)
+                sock = socket.socket(self._family, socket.SOCK_STREAM)
                 self._sockets.append(sock)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -34,6 +35,18 @@ class PortReservation:
             self.release()
             raise
         self.ports: tuple[int, ...] = tuple(sock.getsockname()[1] for sock in self._sockets)
+
+    def unheard(self) -> bool:
+        """Whether nobody listens on any of them, so that the next kernel can."""
+        for port in self.ports:
+            with socket.socket(self._family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self._ip, port))
+                    probe.listen(1)
+                except OSError:
+                    return False
+        return True
 
     def release(self) -> None:
         """Let go of them; the numbers stay. Idempotent."""

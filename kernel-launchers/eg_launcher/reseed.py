@@ -27,6 +27,9 @@ _SETTERS = {
     "libblis": ("bli_thread_set_num_threads",),
 }
 
+_NUMEXPR_MOST = 16
+"""Threads that numexpr takes by itself, at most, when NUMEXPR_MAX_THREADS is not set (its `_init_num_threads`)."""
+
 
 def reseed() -> None:
     """Give this process random state of its own. Only modules that are loaded are touched."""
@@ -87,6 +90,10 @@ class ThreadPools:
         """As many threads as the environment asks for, else as many as this process may use CPUs."""
         for word, function in self._setters:
             function(ctypes.c_int(_wanted_threads(word, environment)))
+        numexpr = sys.modules.get("numexpr")
+        if numexpr is not None:
+            with contextlib.suppress(Exception):  # It refuses more than its own limit, and then keeps one thread.
+                numexpr.set_num_threads(min(_wanted_threads("numexpr", environment), _NUMEXPR_MOST))
 
 
 def _libraries() -> set[str]:
@@ -99,7 +106,12 @@ def _libraries() -> set[str]:
 
 
 def _wanted_threads(word: str, environment: Mapping[str, str]) -> int:
-    special = {"openblas": "OPENBLAS_NUM_THREADS", "libmkl_rt": "MKL_NUM_THREADS", "libblis": "BLIS_NUM_THREADS"}
+    special = {
+        "openblas": "OPENBLAS_NUM_THREADS",
+        "libmkl_rt": "MKL_NUM_THREADS",
+        "libblis": "BLIS_NUM_THREADS",
+        "numexpr": "NUMEXPR_NUM_THREADS",
+    }
     for variable in (special.get(word, ""), "OMP_NUM_THREADS"):
         text = environment.get(variable, "").split(",")[0].strip()
         if text.isdigit() and int(text) > 0:

@@ -22,6 +22,9 @@ from eg_launcher.errors import FramingError
 
 # Read when a library is loaded; more than one would start threads before the first fork. `inside` gives the kernel its own.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+# pyarrow's allocator, and with it pandas where pyarrow is installed, starts a thread that gives memory back in the background.
+# Without it that is done by whoever allocates next.
+_ARROW_ALLOCATOR = ("JE_ARROW_MALLOC_CONF", "background_thread:false")
 # What a kernel imports while it starts and at its first cell; without these it would do so after the fork, in pages of its own.
 _KERNEL_MODULES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.datapub")
 _OPTIONAL_MODULES = (
@@ -126,8 +129,10 @@ class _Zygote:
         notices: list[str] = []
         if self._prepared:
             return {"pid": os.getpid(), "notices": notices}
-        saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        allocator, threadless = _ARROW_ALLOCATOR
+        saved = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, allocator)}
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        os.environ[allocator] = ",".join(filter(None, (saved[allocator], threadless)))
         try:
             importlib.import_module("ipykernel.kernelapp")
             for name in (*_KERNEL_MODULES[1:], *_OPTIONAL_MODULES):

@@ -24,7 +24,7 @@ from tornado import httpserver, web
 from tornado.netutil import bind_sockets
 
 from eg_knative.gateway.channels import ChannelsHandler
-from eg_knative.gateway.relay import Relays
+from eg_knative.gateway.relays import Relays
 from eg_knative.wire.channels import ChannelSet
 from eg_knative.wire.control import ConnectionInfo
 from tests.integration.channels.raw_client import RawClient

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from eg_knative.gateway.relay import RelayLimits, Relays
+from eg_knative.gateway.relay import RelayLimits
+from eg_knative.gateway.relays import Relays
 from eg_knative.wire.backlog import BacklogLimits
 from eg_knative.wire.channels import ChannelLimits
 from tests.integration.channels.conftest import Gateway, KernelProcess

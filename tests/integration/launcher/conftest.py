@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import os
 import sys
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.integration.launcher.launching import Members, environment_python
+from tests.interpreters import find_python
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,10 @@ def ipykernel_7() -> str:
 
 @pytest.fixture(scope="session")
 def python_310() -> str:
-    interpreter = shutil.which("python3.10")
-    if interpreter is None or subprocess.run([interpreter, "-c", ""], capture_output=True, check=False).returncode != 0:
-        pytest.skip("there is no python3.10 here")
-    return environment_python("python310", interpreter, "ipykernel>=6,<7", "numpy")
+    interpreter = find_python("3.10", environment=os.environ)
+    if interpreter is None:
+        pytest.skip("no python3.10 that can make virtual environments is on PATH or in pyenv's versions")
+    return environment_python("python310", str(interpreter), "ipykernel>=6,<7", "numpy")
 
 
 @pytest.fixture(params=["ipykernel_6", "ipykernel_7", "python_310"])

@@ -32,7 +32,7 @@ async def _with_spare(members: Members, python: str, **changes: Any) -> Member:
 
 async def test_shutdown_ends_all_of_it(members: Members, any_python: str) -> None:
     member = await _with_spare(members, any_python)
-    assert len(member.seen) == 3
+    assert len(member.seen) >= 3  # the process between two forks may have been seen too
     started = time.monotonic()
     await member.ok("POST", "/v1/shutdown", {"grace_seconds": 5})
     assert await member.ended() == 0
@@ -101,7 +101,7 @@ async def test_sigterm_is_shutdown_and_sigint_is_nothing(members: Members, ipyke
 
 async def test_a_killed_launcher_leaves_nothing(members: Members, any_python: str) -> None:
     member = await _with_spare(members, any_python)
-    assert len(member.seen) == 3
+    assert len(member.seen) >= 3  # the process between two forks may have been seen too
     os.kill(member.process.pid, signal.SIGKILL)
     await member.ended()
     await member.nothing_left()

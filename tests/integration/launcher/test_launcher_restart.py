@@ -10,6 +10,8 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.integration.launcher.launching import Client, Member, Members
 
 
@@ -19,6 +21,12 @@ async def _spare_is_there(member: Member) -> None:
         while len(psutil.Process(member.process.pid).children()) < 3:
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.3)  # and until it is initialised
+
+
+async def _eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def _die(client: Client, code: str) -> None:
@@ -68,6 +76,34 @@ async def test_a_short_exit_handler_runs(members: Members, ipykernel_6: str) -> 
     await client.execute(f"import atexit; atexit.register(lambda: open({str(farewell)!r}, 'w').write('bye'))")
     await member.ok("POST", "/v1/restart", {})
     assert farewell.read_text() == "bye"
+
+
+async def test_what_a_kernel_does_at_exit_it_may_finish_while_its_successor_serves(members: Members, ipykernel_6: str) -> None:
+    member = await members.ready(ipykernel_6)
+    await member.promote()
+    await _spare_is_there(member)
+    client = await member.client()
+    farewell, buffered = members.directory / "farewell", members.directory / "buffered"
+    await client.execute(
+        f"import atexit, time; file = open({str(buffered)!r}, 'w'); file.write('not flushed')\n"
+        f"atexit.register(lambda: (time.sleep(1), open({str(farewell)!r}, 'w').write('bye')))"
+    )
+    answer = await member.ok("POST", "/v1/restart", {})
+    assert answer["phases"]["total"] < 1
+    assert not farewell.exists()
+    assert await (await member.client()).execute("1 + 1") == "2"
+    await _eventually(lambda: farewell.exists() and farewell.read_text() == "bye" and buffered.read_text() == "not flushed")
+
+
+async def test_a_kernel_that_lingers_at_exit_is_ended_with_its_launcher(members: Members, ipykernel_6: str) -> None:
+    member = await members.ready(ipykernel_6)
+    await member.promote()
+    client = await member.client()
+    pid = int(await client.execute("import atexit, os, time; atexit.register(time.sleep, 60); os.getpid()"))
+    await member.ok("POST", "/v1/restart", {})
+    assert psutil.pid_exists(pid), member.log.read_text()[-2000:]
+    await member.ok("POST", "/v1/shutdown", {"grace_seconds": 1})
+    await _eventually(lambda: not psutil.pid_exists(pid))
 
 
 async def test_restarts_asked_for_at_once_are_one(members: Members, ipykernel_6: str) -> None:

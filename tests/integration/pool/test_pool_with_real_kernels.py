@@ -300,12 +300,17 @@ async def test_a_cancelled_launch_leaves_nothing(make_runtime: MakeRuntime) -> N
     runtime = make_runtime(size=0)
     spec = specification(runtime)
     await warm(runtime, spec, 0)
+    cancelled = 0
     for seconds in (0.0, 0.02, 0.1, 0.3):
         claiming = asyncio.ensure_future(runtime.pool.claim(request(), specification=spec, timeout=START))
         await asyncio.sleep(seconds)
         claiming.cancel()
         await asyncio.wait({claiming})
-        assert claiming.cancelled()
+        if claiming.cancelled():
+            cancelled += 1
+        else:  # A machine with nothing else to do launches in less time.
+            await claiming.result().shutdown(grace_seconds=1)
+    assert cancelled >= 2
     for _ in range(100):
         await asyncio.sleep(0.1)
         if not runtime.pool.status()["pools"]["python"]["members"]:

@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -64,7 +66,7 @@ class Place:
         for member in await last.discover():
             await last.stop(member_name=member.name, grace_seconds=1)
         await last.close()
-        assert [str(path) for name in ("members", "s") for path in (self.run / name).iterdir()] == []
+        assert [str(path) for name in ("members", "s") for path in (self.run / name).rglob("*")] == []
 
 
 @pytest.fixture
@@ -203,7 +205,29 @@ async def test_failures_of_the_zygote_are_tried_again_with_growing_pauses(tmp_pa
     assert [round(pause) for pause in pauses] == [1, 2, 4]
 
 
-async def test_kernels_survive_a_gateway_that_is_killed(place: Place, tmp_path: Path) -> None:
+@pytest.fixture
+async def runtime(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Path]:
+    """XDG_RUNTIME_DIR for this process and those that it starts, empty again at the end."""
+    with tempfile.TemporaryDirectory(prefix="egk-test-") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        yield Path(directory)
+        assert list(Path(directory).iterdir()) == []
+
+
+@pytest.mark.parametrize("length", ["short", "long"])
+async def test_kernels_survive_a_gateway_that_is_killed(tmp_path: Path, runtime: Path, length: str) -> None:
+    """Also where the run directory's path is too long for the sockets, which are then in another one."""
+    place = Place(tmp_path / ("x" * 100) if length == "long" else tmp_path)
+    try:
+        await _kernels_survive(place)
+        if length == "long":
+            (elsewhere,) = runtime.iterdir()
+            assert sorted(path.is_socket() for path in elsewhere.iterdir()) == [True, True], "the dead socket is gone"
+    finally:
+        await place.close()
+
+
+async def _kernels_survive(place: Place) -> None:
     code = """
 import asyncio, pathlib, sys
 from eg_knative.settings import LocalSettings
@@ -229,6 +253,8 @@ asyncio.run(main())
         gateway.wait()
         gateway.stdout.close()
     substrate = await place.open()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(substrate._run_directory.new_address().removeprefix("unix:"))
     found = await substrate.discover()
     assert {(member.name, member.started_by) for member in found} == {("m0", "exec"), ("m1", "fork")}
     for member in found:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eg_knative.errors import ConfigurationError
-from eg_knative.substrates.local_directory import SOCKET_PATH_LIMIT, RunDirectory, write_private
+from eg_knative.substrates.local_directory import RunDirectory, write_private
+from eg_knative.substrates.local_sockets import SOCKET_PATH_LIMIT
 
 
 def mode(path: Path) -> int:
@@ -120,20 +125,126 @@ def test_somebody_elses_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    (tmp_path / "run").chmod(0o600)
+    with pytest.raises(ConfigurationError, match="is not a directory"):
         RunDirectory(tmp_path / "run").open()
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        RunDirectory(tmp_path / "run" / "below").open()
 
 
-def test_the_longest_path_fits_and_one_more_does_not(tmp_path: Path) -> None:
-    room = SOCKET_PATH_LIMIT - len("/s/") - 12
-    longest = tmp_path / ("x" * (room - len(str(tmp_path)) - 1))
-    directory = RunDirectory(longest)
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A private directory whose path leaves room for sockets, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(prefix="egk-test-") as directory:
+        yield Path(directory)
+
+
+def of_length(parent: Path, length: int) -> Path:
+    """A path of so many bytes below `parent`."""
+    return parent / ("x" * (length - len(str(parent)) - 1))
+
+
+def elsewhere(run: Path) -> str:
+    return f"egk-{os.geteuid()}-{hashlib.sha256(str(run).encode()).hexdigest()[:12]}"
+
+
+def test_sockets_are_in_it_while_their_paths_fit_and_else_in_the_runtime_directory(short: Path) -> None:
+    runtime = short / "runtime"
+    runtime.mkdir(mode=0o700)
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    longest = of_length(short, SOCKET_PATH_LIMIT - len("/s/") - 12)
+    assert len(str(longest)) == 92  # as docs/local-substrate.md says
+    directory = RunDirectory(longest, environment=environment)
     directory.open()
+    assert directory.sockets == longest / "s"
     assert len(directory.new_address()) == len("unix:") + SOCKET_PATH_LIMIT
     directory.close()
-    with pytest.raises(ConfigurationError, match=r"too long by 1 bytes.*Choose a shorter path"):
-        RunDirectory(Path(f"{longest}x")).open()
-    assert not Path(f"{longest}x").exists()
+    assert list(runtime.iterdir()) == []
+
+    longer = Path(f"{longest}x")
+    directory = RunDirectory(longer, environment=environment)
+    directory.open()
+    assert directory.sockets == runtime / elsewhere(longer)
+    assert mode(directory.sockets) == 0o700
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(directory.new_address().removeprefix("unix:"))
+        assert len(directory.socket_addresses()) == 1
+    assert not (longer / "s").exists()
+    directory.close()
+    assert len(list((runtime / elsewhere(longer)).iterdir())) == 1, "a member that lives on keeps its socket"
+    directory.open()
+    directory.remove_sockets(directory.socket_addresses())
+    directory.close()
+    assert list(runtime.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["unset", "relative", "missing", "a file", "open to others", "long"])
+def test_without_a_usable_runtime_directory_they_are_with_the_temporary_files(
+    short: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    run = of_length(short, 200)
+    runtime = {"relative": Path("runtime"), "long": of_length(short, 90)}.get(kind, short / "runtime")
+    monkeypatch.chdir(short)
+    if kind == "a file":
+        runtime.touch()
+    elif kind not in ("unset", "missing"):
+        runtime.mkdir()
+        runtime.chmod(0o777 if kind == "open to others" else 0o700)
+    directory = RunDirectory(run, environment={} if kind == "unset" else {"XDG_RUNTIME_DIR": str(runtime)})
+    directory.open()
+    assert directory.sockets == short / elsewhere(run)
+    directory.close()
+    assert not directory.sockets.exists()
+
+
+def test_where_sockets_fit_nowhere_both_paths_are_named(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = of_length(short, 90)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    run = of_length(short, 93)
+    with pytest.raises(ConfigurationError, match=rf"{run} is too long by 1 bytes.*{temporary}.* by \d+\..*TMPDIR") as refusal:
+        RunDirectory(run, environment={}).open()
+    assert refusal.value.field == "run_directory"
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("kind", ["a link", "a broken link", "a file", "open to others", "somebody else's"])
+def test_a_trap_in_the_place_of_the_sockets_is_refused_and_kept(short: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    run = of_length(short, 200)
+    place = short / elsewhere(run)
+    (short / "mine").mkdir(mode=0o700)
+    if kind == "a link":
+        place.symlink_to(short / "mine")
+        words = "is a symbolic link"
+    elif kind == "a broken link":
+        place.symlink_to(short / "nothing")
+        words = "is a symbolic link"
+    elif kind == "a file":
+        place.touch(mode=0o600)
+        words = "is not a directory"
+    elif kind == "open to others":
+        place.mkdir()
+        place.chmod(0o755)
+        words = "is open to other users"
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give a directory to somebody else")
+    else:
+        place.mkdir(mode=0o700)
+        os.chown(place, 12_345, 12_345)
+        words = "belongs to user 12345"
+    with pytest.raises(
+        ConfigurationError, match=rf"{run} is so long that .* {place}, and that {words}.*--run-directory"
+    ) as refusal:
+        RunDirectory(run, environment={}).open()
+    assert refusal.value.field == "run_directory"
+    assert os.path.lexists(place)
+    assert not (short / "nothing").exists()
+    if place.is_dir() and not place.is_symlink():
+        place.rmdir()
+        again = RunDirectory(run, environment={})  # the refusal lets go of the lock
+        again.open()
+        again.close()
 
 
 def test_removing_a_member_twice_is_no_error(tmp_path: Path) -> None:
