@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ _cluster = pytest.StashKey[ClusterUnderTest]()
 _unsupported = pytest.StashKey[str]()
 _started_here = pytest.StashKey[bool]()
 _report = pytest.StashKey[pytest.TestReport]()
+_figures = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +72,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         item.stash[_report] = report
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash.get(_figures, []):
+        terminalreporter.section("figures of this cluster")
+        for line in config.stash[_figures]:
+            terminalreporter.line(line)
 
 
 def _bring_up(config: pytest.Config) -> None:
@@ -123,6 +131,12 @@ def kernel_image(cluster: ClusterUnderTest) -> str:
     if cluster.kernel_image is None:
         pytest.skip("EG_KNATIVE_KERNEL_IMAGE does not say by which name this cluster pulls etc/docker/kernel-py")
     return cluster.kernel_image
+
+
+@pytest.fixture(scope="session")
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a line about something measured at the end of the run, whether its test passes or not."""
+    return request.config.stash.setdefault(_figures, []).append
 
 
 @pytest.fixture

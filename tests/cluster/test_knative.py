@@ -3,6 +3,7 @@
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 
@@ -37,7 +38,7 @@ def _ask(address: str, *, host: str = "", timeout: float = 30) -> str:
 
 
 def test_a_service_scales_to_zero_and_a_request_wakes_it(
-    own_cluster: Cluster, knative: ClusterUnderTest, namespace: str, service: str, record_property
+    own_cluster: Cluster, knative: ClusterUnderTest, namespace: str, service: str, figure: Callable[[str], None]
 ) -> None:
     first = _running(knative, namespace)[0]["metadata"]["name"]
     ingress = knative.get("service/kourier-internal", namespace="kourier-system")["spec"]["clusterIP"]
@@ -49,8 +50,7 @@ def test_a_service_scales_to_zero_and_a_request_wakes_it(
     began = time.monotonic()
     woken = _ask(ingress, host=host)
     took = time.monotonic() - began
-    record_property("wake_seconds", round(took, 2))
-    print(f"wake from zero: {took:.2f} s")
+    figure(f"Knative Service, wake from zero through Kourier: {took:.2f} s")
     assert woken != first
     assert took < 15
 

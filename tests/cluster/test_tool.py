@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from testcluster import archives, lock
@@ -78,7 +79,7 @@ def test_an_image_archive_is_loaded(own_cluster: Cluster, tmp_path: Path) -> Non
     Store(own_cluster.node).remove(reference)
 
 
-def test_idle_memory_stays_below_a_gigabyte_and_a_half(own_cluster: Cluster) -> None:
+def test_idle_memory_stays_below_a_gigabyte_and_a_half(own_cluster: Cluster, figure: Callable[[str], None]) -> None:
     line = next(line for line in _tool("status").stdout.splitlines() if line.startswith("memory"))
-    print(line)
+    figure(line)
     assert int(line.split()[-2]) < 1536
