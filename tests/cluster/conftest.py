@@ -19,7 +19,7 @@ from testcluster.errors import ClusterError, UnsupportedMachineError
 from testcluster.layout import REPOSITORY, Layout
 from testcluster.progress import Progress
 from tests.cluster import leftovers
-from tests.cluster.handle import ClusterUnderTest, users_own
+from tests.cluster.handle import ClusterUnderTest, eventually, users_own
 
 _HERE = Path(__file__).parent
 _RESULTS = REPOSITORY / "results" / "cluster"
@@ -145,6 +145,9 @@ def namespace(cluster: ClusterUnderTest, request: pytest.FixtureRequest) -> Iter
     name = f"egk-{re.sub('[^a-z0-9]+', '-', request.node.name.lower())[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
     try:
+        # Pods are refused until the controller manager has made it, which takes a while after a restart of the API server.
+        account = ("get", "serviceaccount", "default", f"--namespace={name}", "--ignore-not-found", "--output=name")
+        eventually(lambda: bool(cluster.kubectl(*account)), within=60, what="the namespace's default account")
         yield name
         failed = _report in request.node.stash
         left = [] if failed else leftovers.wait_for_none(cluster.kubectl, name, timeout=_GONE_WITHIN)

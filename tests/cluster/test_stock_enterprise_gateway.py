@@ -18,6 +18,4 @@ def test_a_stock_kernel_starts_and_computes(
     with stock.gateway(cluster, namespace=namespace) as gateway:
         launch = gateway.launch("print(6 * 7)")
     assert launch.text == "42\n"
-    figure(
-        f"stock Enterprise Gateway: POST answered after {launch.posted:.2f} s, first cell's result after {launch.result:.2f} s"
-    )
+    figure(f"stock Enterprise Gateway: POST {launch.posted:.2f} s, first cell's result {launch.result:.2f} s")
