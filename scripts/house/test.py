@@ -22,7 +22,7 @@ from types import FrameType
 from house.environments import ROOT, SetupError, environment, prepare
 from house.progress import Step, complain
 
-FOLDERS = ("unit", "contract", "integration", "clients", "browser")
+FOLDERS = ("unit", "contract", "integration", "clients", "browser", "cluster")
 LINTS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
