@@ -30,6 +30,8 @@ LINTS = {
     "import-linter": ["lint-imports"],
     "pip check": ["pip", "check"],
 }
+# The long loops: a folder of their own, and those that are marked among the cluster's tests.
+SOAK = {"tests/soak": [], "tests/cluster": ["-m", "soak"]}
 NEEDS_LAB = {"clients", "browser"}
 PYTEST_COLLECTED_NOTHING = 5
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -59,14 +61,14 @@ def main(argv: list[str]) -> int:
     totals = Totals()
     try:
         python = prepare(directory=".venv", lock="test", own_packages=True)
-        parts = [_part(target) for target in options.targets]
-        if any(_reaches(part, NEEDS_LAB) for part in parts):
+        parts = [part for target in options.targets for part in _parts(target)]
+        if any(_reaches(part, NEEDS_LAB) for part, _ in parts):
             prepare(directory=".venv-lab", lock="lab-test", own_packages=False)
-        if any(_reaches(part, {"browser"}) for part in parts):
+        if any(_reaches(part, {"browser"}) for part, _ in parts):
             _find_chromium()
-        for number, part in enumerate(parts, 1):
+        for number, (part, more) in enumerate(parts, 1):
             print(f"\n== {part} ({number} of {len(parts)}, {time.monotonic() - began:.0f} s so far)", flush=True)
-            counted = _lint(python) if part == "lint" else _pytest(python, part, pytest_options)
+            counted = _lint(python) if part == "lint" else _pytest(python, part, [*more, *pytest_options])
             print(f"== {part}: {counted}", flush=True)
             totals.add(counted)
         if os.environ.get("CI"):  # Elsewhere somebody may be using these environments at the same time.
@@ -97,13 +99,16 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, argv[split + 1 :]
 
 
-def _part(target: str) -> str:
+def _parts(target: str) -> list[tuple[str, list[str]]]:
+    """What is run for a target, each with options of pytest's."""
+    if target == "soak":
+        return list(SOAK.items())
     if target == "lint":
-        return target
-    if target in (*FOLDERS, "soak"):
-        return f"tests/{target}"
+        return [(target, [])]
+    if target in FOLDERS:
+        return [(f"tests/{target}", [])]
     path, _, rest = target.partition("::")
-    return str(Path(path).resolve()) + (f"::{rest}" if rest else "")
+    return [(str(Path(path).resolve()) + (f"::{rest}" if rest else ""), [])]
 
 
 def _reaches(part: str, folders: set[str]) -> bool:
