@@ -113,7 +113,9 @@ class KernelRelay:
         Raises ChannelError when no channels can be connected for it.
         """
         session = self._sessions.connect(client)
-        session.say(synthetic.status(self.execution_state, session=session.channels.kernel_session))
+        # JupyterLab connects anew whenever it hears `restarting`: said again to who comes back, that would never end.
+        state = "starting" if self._phase == "restarting" else self.execution_state
+        session.say(synthetic.status(state, session=session.channels.kernel_session))
         self._sessions.tidy()
 
     def disconnect(self, client: RelayClient, unsent: tuple[synthetic.Entry, ...] = ()) -> None:
@@ -187,7 +189,7 @@ class KernelRelay:
         kernel_news.fail_pending(self._sessions, name="KernelDied", reason=why, again=again)
         kernel_news.announce(self._sessions, self._phase)
         for channels in self._all_channels():
-            channels.disconnect()
+            self._disconnect(channels)
         self._active()
 
     def _restarting(self) -> None:
@@ -196,7 +198,7 @@ class KernelRelay:
         self._phase = "restarting"
         for channels in self._all_channels():
             channels.read_all()
-            channels.disconnect()
+            self._disconnect(channels)
         kernel_news.abort_pending(self._sessions)
         kernel_news.announce(self._sessions, "starting")
         self._active()
@@ -236,6 +238,11 @@ class KernelRelay:
         else:
             channels.disconnect()
         return channels
+
+    def _disconnect(self, channels: ChannelSet) -> None:
+        """Until the next process is there. A proof that goes on would fail, and let go what is to wait."""
+        self._proofs.cancel(channels)
+        channels.disconnect()
 
     def _all_channels(self) -> Iterator[ChannelSet]:
         return self._sessions.all_channels()

@@ -69,6 +69,24 @@ async def test_killed_in_the_middle_of_a_cell_and_restarted(gateway: Gateway, ow
     assert told[-3:] == ["restarting", "starting", "idle"]
 
 
+async def test_who_comes_back_during_a_restart_is_not_told_again_to_come_back(
+    gateway: Gateway, own_kernel: KernelProcess
+) -> None:
+    gateway.attach(own_kernel)
+    client = await gateway.client(own_kernel)
+    own_kernel.end()
+    own_kernel.tell("died", message=REASON, exit={"restarted": True})
+    own_kernel.tell("restarting")
+    assert "restarting" in states(await client.drain(0.2))
+    again = await gateway.client(own_kernel, session_id="s")  # the same session, as JupyterLab does when it hears `restarting`
+    assert set(states(await again.drain(0.2))) == {"starting"}
+    request = again.execute("print('here')")
+    await settle(own_kernel)
+    own_kernel.tell("restarted", connection=own_kernel.connection)
+    seen = await again.until_done(request)
+    assert text_of(seen, request) == "here\n", seen
+
+
 async def test_a_death_without_a_restart(gateway: Gateway, own_kernel: KernelProcess) -> None:
     gateway.attach(own_kernel)
     client = await gateway.client(own_kernel)
