@@ -33,8 +33,12 @@ def test_an_open_notebook_goes_on_after_the_gateway_was(number: signal.Signals, 
 
 
 def _wait_until_connected(gateway: Gateway, kernel_id: str) -> None:
-    """The notebook server tries again after a pause of its own, and loses what the page sends in between."""
-    deadline = time.monotonic() + 10
-    while not gateway.request("GET", f"/api/kernels/{kernel_id}")["connections"]:
+    """The notebook server tries again after a pause of its own, and loses what the page sends in between; it may come more than
+    once. So it has come back when it stays."""
+    deadline = time.monotonic() + 20
+    stays = 0
+    while stays < 20:
+        connected = gateway.request("GET", f"/api/kernels/{kernel_id}")["connections"]
+        stays = stays + 1 if connected else 0
         assert time.monotonic() < deadline, "JupyterLab did not come back to the gateway"
         time.sleep(0.05)
