@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import websocket
@@ -125,18 +125,7 @@ class Channels:
         message_id = request["header"]["msg_id"]
         sent = time.perf_counter()
         self._send(request)
-        output, text = 0.0, ""
-        while True:
-            message_type, parent_id, content = self._receive()
-            if parent_id != message_id:
-                continue
-            if message_type == "stream":
-                output = output or time.perf_counter()
-                text += _content(content)["text"]
-            elif message_type == "error":
-                raise ClientError(str(_content(content)["evalue"]))
-            elif message_type == "status" and _content(content)["execution_state"] == "idle":
-                return Cell(sent=sent, output=output, idle=time.perf_counter(), text=text)
+        return _until_idle(self._receive, message_id=message_id, sent=sent)
 
     def close(self) -> None:
         self._socket.close()
@@ -211,20 +200,9 @@ class Direct:
         message = self._session.msg("execute_request", request["content"], header=request["header"])
         sent = time.perf_counter()
         self._session.send(self._shell, message)
-        output, text = 0.0, ""
-        while True:
-            message_type, parent_id, content = self._receive()
-            if parent_id != message_id:
-                continue
-            if message_type == "stream":
-                output = output or time.perf_counter()
-                text += _content(content)["text"]
-            elif message_type == "error":
-                raise ClientError(str(_content(content)["evalue"]))
-            elif message_type == "status" and _content(content)["execution_state"] == "idle":
-                idle = time.perf_counter()
-                self._shell.recv_multipart()
-                return Cell(sent=sent, output=output, idle=idle, text=text)
+        cell = _until_idle(self._receive, message_id=message_id, sent=sent)
+        self._shell.recv_multipart()
+        return cell
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -233,6 +211,22 @@ class Direct:
         frames = self._iopub.recv_multipart()
         header, parent, _metadata, content = frames[frames.index(DELIMITER) + 2 :][:4]
         return json.loads(header)["msg_type"], json.loads(parent).get("msg_id"), content
+
+
+def _until_idle(receive: Callable[[], tuple[str, str | None, Any]], *, message_id: str, sent: float) -> Cell:
+    """Read what a request brings, until the kernel is idle again; the clocks of both ways stop at the same places."""
+    output, text = 0.0, ""
+    while True:
+        message_type, parent_id, content = receive()
+        if parent_id != message_id:
+            continue
+        if message_type == "stream":
+            output = output or time.perf_counter()
+            text += _content(content)["text"]
+        elif message_type == "error":
+            raise ClientError(str(_content(content)["evalue"]))
+        elif message_type == "status" and _content(content)["execution_state"] == "idle":
+            return Cell(sent=sent, output=output, idle=time.perf_counter(), text=text)
 
 
 def connection_of(channels: Channels) -> dict[str, Any]:
